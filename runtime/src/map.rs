@@ -1,0 +1,160 @@
+//! The bytes of a model: mapped from a file, or owned. The only `mmap` of the project.
+//!
+//! A mapped file that another process truncates turns reads into `SIGBUS`; a
+//! host that cannot rule this out opens with [`Bytes::read`], which copies.
+
+use std::fs::File;
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// Tensors must start on this boundary in memory: one cache line.
+pub const ALIGNMENT: usize = 64;
+
+/// The bytes of a model file, aligned to [`ALIGNMENT`], shared by all threads.
+pub struct Bytes(Source);
+
+enum Source {
+    Mapped(memmap2::Mmap),
+    /// Over-allocated by one cache line, so that an aligned window fits.
+    Owned {
+        buffer: Vec<u8>,
+        start: usize,
+        len: usize,
+    },
+}
+
+impl Bytes {
+    /// Maps the file at `path` read-only. Costs no memory in proportion to the file.
+    pub fn map(path: &Path) -> Result<Self> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        Self::map_file(&file).map_err(io)
+    }
+
+    /// Maps an open file read-only. The file may be closed afterwards.
+    pub fn map_file(file: &File) -> std::io::Result<Self> {
+        if file.metadata()?.is_dir() {
+            return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
+        }
+        // SAFETY: the map is read-only and private to this value. That nobody truncates
+        // the file meanwhile is the caller's contract, stated in the module's header.
+        let map = unsafe { memmap2::MmapOptions::new().map(file)? };
+        Ok(Self(Source::Mapped(map)))
+    }
+
+    /// Reads the whole file into memory: immune to later changes of the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Ok(Self::copy(&bytes))
+    }
+
+    /// Copies `bytes` to aligned memory.
+    pub fn copy(bytes: &[u8]) -> Self {
+        let mut buffer: Vec<u8> = Vec::with_capacity(bytes.len() + ALIGNMENT);
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        buffer.resize(start, 0);
+        buffer.extend_from_slice(bytes);
+        Self(Source::Owned { buffer, start, len: bytes.len() })
+    }
+
+    /// Whether the bytes are mapped from a file, not held in private memory.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.0, Source::Mapped(_))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Source::Mapped(map) => map,
+            Source::Owned { buffer, start, len } => &buffer[*start..*start + *len],
+        }
+    }
+}
+
+/// Plain numbers whose every bit pattern is valid, so that file bytes may be read as them.
+///
+/// # Safety
+/// The type has no padding and no invalid bit pattern.
+pub unsafe trait Plain: Copy + 'static {}
+// SAFETY: integers and floats of fixed size.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for f32 {}
+
+/// A typed window of a model's bytes, which keeps them alive. Clones share the bytes.
+pub struct Slice<T> {
+    bytes: Arc<Bytes>,
+    offset: usize,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Plain> Slice<T> {
+    /// The window `range` (in bytes) of `bytes`, if it lies inside, is aligned and whole.
+    pub fn new(bytes: &Arc<Bytes>, range: Range<usize>) -> Option<Self> {
+        let window = bytes.get(range.clone())?;
+        let aligned = window.as_ptr().addr().is_multiple_of(align_of::<T>());
+        let whole = window.len().is_multiple_of(size_of::<T>());
+        (aligned && whole).then(|| Self {
+            bytes: Arc::clone(bytes),
+            offset: range.start,
+            len: window.len() / size_of::<T>(),
+            element: PhantomData,
+        })
+    }
+
+    /// The first `len` elements, if there are as many.
+    pub fn truncated(mut self, len: usize) -> Option<Self> {
+        (len <= self.len).then(|| {
+            self.len = len;
+            self
+        })
+    }
+}
+
+impl Slice<u8> {
+    /// Owned bytes, for values that do not come from a file.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let len = bytes.len();
+        Self { bytes: Arc::new(Bytes::copy(bytes)), offset: 0, len, element: PhantomData }
+    }
+}
+
+impl Slice<f32> {
+    /// Owned values, for vectors that do not come from a file.
+    pub fn from_values(values: &[f32]) -> Self {
+        let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self { bytes: Arc::new(Bytes::copy(&raw)), offset: 0, len: values.len(), element: PhantomData }
+    }
+}
+
+impl<T> Clone for Slice<T> {
+    fn clone(&self) -> Self {
+        Self { bytes: Arc::clone(&self.bytes), ..*self }
+    }
+}
+
+impl<T: Plain> Deref for Slice<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` checked bounds, alignment and size once, the bytes never move or
+        // change while `self.bytes` is alive, and every bit pattern is a valid T.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().add(self.offset).cast(), self.len) }
+    }
+}
+
+#[cfg(target_endian = "big")]
+compile_error!("model files are little-endian and read in place: big-endian machines are not supported");

@@ -1,0 +1,4 @@
+//! placeholder
+/// spec
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct TokenizerSpec {}
