@@ -1,0 +1,5 @@
+//! AArch64: NEON.
+
+mod neon;
+
+pub use neon::Neon;

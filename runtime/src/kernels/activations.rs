@@ -1,0 +1,75 @@
+//! Activations as eight-bit codes, so that products with weights are integer dot products.
+//!
+//! Sixteen columns share a scale: half the block of a weight, which halves the divergence
+//! from f32 that blocks of 32 would cost (docs/performance.md has the trade).
+
+use super::simd::{Simd, max16};
+use super::{Kernel, Op};
+use crate::quant::BLOCK;
+
+/// Thirty-two quantized activations, beside the weights' block: one cache line.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub struct ActivationBlock {
+    /// Codes in −127..=127.
+    pub codes: [i8; BLOCK],
+    /// Scale of columns 0–15 and of 16–31.
+    pub scales: [f32; 2],
+    /// Σ scale·code: what a weight's minimum is multiplied with. The sum of the *codes*,
+    /// not of the exact activations, so that the rounding error common to a block cancels.
+    pub sum: f32,
+    /// Σ code of each half, for weights whose stored codes are shifted.
+    pub code_sums: [i32; 2],
+}
+
+const _: () = assert!(size_of::<ActivationBlock>() == 64);
+
+/// Quantizes one row `[columns]` to `[columns / 32]` blocks.
+pub struct Quantize<'a> {
+    /// The row; a multiple of 32 columns.
+    pub row: &'a [f32],
+    /// `row.len() / 32` blocks.
+    pub out: &'a mut [ActivationBlock],
+}
+
+impl Op for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert_eq!(self.row.len(), self.out.len() * BLOCK);
+        for (x, block) in self.row.chunks_exact(BLOCK).zip(self.out) {
+            for half in 0..2 {
+                let x = &x[half * 16..][..16];
+                let mut magnitudes = [0.0; 16];
+                for lane in (0..16).step_by(S::LANES) {
+                    // SAFETY: lane + LANES ≤ 16, the length of both.
+                    unsafe { s.store(magnitudes.as_mut_ptr().add(lane), s.abs(s.load(x.as_ptr().add(lane)))) };
+                }
+                let largest = max16(&magnitudes);
+                let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+                let codes = &mut block.codes[half * 16..][..16];
+                for lane in (0..16).step_by(S::LANES) {
+                    // SAFETY: lane + LANES ≤ 16, the length of both.
+                    unsafe {
+                        let scaled = s.mul(s.load(x.as_ptr().add(lane)), s.splat(inverse));
+                        // 127/max may round up, and times max exceed 127 by a rounding.
+                        let code = s.min(s.max(s.round(scaled), s.splat(-127.0)), s.splat(127.0));
+                        s.store_i8(codes.as_mut_ptr().add(lane), code);
+                    }
+                }
+                block.scales[half] = largest / 127.0;
+                block.code_sums[half] = codes.iter().map(|&c| i32::from(c)).sum();
+            }
+            let [first, second] = block.code_sums.map(|sum| sum as f32);
+            block.sum = block.scales[1].mul_add(second, block.scales[0] * first);
+        }
+    }
+}
+
+/// Quantizes `rows` rows of `columns` each.
+pub fn quantize_rows(kernel: Kernel, rows: &[f32], columns: usize, out: &mut [ActivationBlock]) {
+    for (row, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(columns / BLOCK)) {
+        kernel.run(Quantize { row, out });
+    }
+}

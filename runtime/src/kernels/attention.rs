@@ -1,0 +1,311 @@
+//! Attention of some queries over one segment of keys and values, and the merge of segments.
+//!
+//! Softmax is computed online (arXiv 1805.02867) over blocks of [`PAGE_TOKENS`] positions,
+//! segments of [`SEGMENT_PAGES`] blocks are merged in order. Blocks and segments begin at
+//! fixed positions of the context, so that a query's result depends on its own position
+//! alone. Keys lie transposed, sixteen positions to a lane group: a score is one lane's sum
+//! over the head, without any sum across lanes.
+
+use super::Op;
+use super::simd::{Simd, exp, max16, sum16};
+
+/// Positions in a page of the KV cache, and in a block of the online softmax.
+pub const PAGE_TOKENS: usize = 64;
+/// Pages in a segment: the unit that threads share out when few queries meet a long context.
+pub const SEGMENT_PAGES: usize = 8;
+/// Most queries that share the loads of keys and values.
+pub const QUERIES: usize = 4;
+
+/// How keys and values are stored.
+pub trait Element: Copy + Default + Send + Sync + 'static {
+    /// Widens to f32.
+    /// # Safety
+    /// `p` is valid for `S::LANES` reads.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::F;
+    /// Rounds to nearest.
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::F {
+        // SAFETY: as the caller promises.
+        unsafe { s.load_f16(p) }
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> u16 {
+        // Saturates: an infinity among the values would turn masked weights into NaN.
+        half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
+        // SAFETY: as the caller promises.
+        unsafe { s.load(p) }
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+}
+
+/// A query's softmax so far: largest score, Σ e^(score − largest). Its weighted sum of
+/// values lies beside it.
+#[derive(Clone, Copy)]
+pub struct Softmax {
+    /// Largest score. Starts far below all, but finite, so that no ∞ − ∞ can arise.
+    pub max: f32,
+    /// Σ e^(score − max)
+    pub sum: f32,
+}
+
+impl Default for Softmax {
+    fn default() -> Self {
+        Self { max: -1e30, sum: 0.0 }
+    }
+}
+
+/// One layer's and one KV head's part of a page: keys `[4, head_dim, 16]`, then values
+/// `[64, head_dim]`.
+#[derive(Clone, Copy)]
+pub struct PagePart<E>(pub *const E);
+
+/// Up to [`QUERIES`] queries over the pages of one segment.
+pub struct AttendSegment<'a, E> {
+    /// The segment's pages.
+    pub pages: &'a [PagePart<E>],
+    /// Position of the first page's first token.
+    pub start: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Scaled queries, `head_dim` values each.
+    pub queries: &'a [*const f32],
+    /// Position of each query.
+    pub positions: &'a [usize],
+    /// How far back a query sees, itself included.
+    pub window: usize,
+    /// Softmax state of each query, updated.
+    pub softmax: &'a mut [Softmax],
+    /// Weighted values `[queries, head_dim]`, updated.
+    pub values: &'a mut [f32],
+}
+
+impl<E: Element> Op for AttendSegment<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n = self.queries.len();
+        assert!(n <= QUERIES && self.positions.len() == n && self.softmax.len() == n);
+        assert!(self.values.len() == n * self.head_dim && self.head_dim.is_multiple_of(16));
+        match n {
+            0 => {}
+            1 => attend::<S, E, 1>(s, self),
+            2 => attend::<S, E, 2>(s, self),
+            3 => attend::<S, E, 3>(s, self),
+            _ => attend::<S, E, 4>(s, self),
+        }
+    }
+}
+
+#[inline(always)]
+fn attend<S: Simd, E: Element, const N: usize>(s: S, op: AttendSegment<'_, E>) {
+    let newest = op.positions.iter().copied().max().unwrap_or(0);
+    let oldest = op.positions.iter().map(|p| (p + 1).saturating_sub(op.window)).min().unwrap_or(0);
+    let mut scores = [[0.0f32; PAGE_TOKENS]; N];
+    for (index, page) in op.pages.iter().enumerate() {
+        let start = op.start + index * PAGE_TOKENS;
+        if start > newest || start + PAGE_TOKENS <= oldest {
+            continue;
+        }
+        let filled = (newest + 1 - start).min(PAGE_TOKENS);
+        let keys = page.0;
+        // SAFETY: a page part holds the keys and then the values, as its type says.
+        let values = unsafe { keys.add(PAGE_TOKENS * op.head_dim) };
+        let queries: [*const f32; N] = std::array::from_fn(|q| op.queries[q]);
+        // SAFETY: as above; queries are head_dim long.
+        unsafe { score_block::<S, E, N>(s, keys, filled, op.head_dim, &queries, &mut scores) };
+        let mut corrections = [0.0f32; N];
+        for q in 0..N {
+            let position = op.positions[q];
+            mask(&mut scores[q], start, position, (position + 1).saturating_sub(op.window));
+            corrections[q] = soften(s, &mut scores[q], &mut op.softmax[q]);
+        }
+        // SAFETY: as above; op.values is [N, head_dim].
+        unsafe { weigh_block::<S, E, N>(s, values, filled, op.head_dim, &scores, &corrections, op.values) };
+    }
+}
+
+/// scores[q][key] = Σ_d query[q][d] · key[d], for whole groups of 16 keys up to `filled`.
+///
+/// # Safety
+/// `keys` is `[4, head_dim, 16]`, each query `head_dim` long.
+#[inline(always)]
+unsafe fn score_block<S: Simd, E: Element, const N: usize>(
+    s: S,
+    keys: *const E,
+    filled: usize,
+    head_dim: usize,
+    queries: &[*const f32; N],
+    scores: &mut [[f32; PAGE_TOKENS]; N],
+) {
+    // Two registers of keys at a time: with four queries, eight sums hide the latency of fma.
+    for first in (0..filled.next_multiple_of(16)).step_by(2 * S::LANES) {
+        let second = first + S::LANES;
+        let column = |key: usize| key / 16 * 16 * head_dim + key % 16;
+        let mut sums = [[s.splat(0.0); 2]; N];
+        // The second register may lie behind the filled groups: still inside the page.
+        let (a, b) = (column(first), column(second));
+        for d in 0..head_dim {
+            // SAFETY: both columns lie in the page (32 keys at most per step, 64 in all).
+            unsafe {
+                let keys = [E::load(s, keys.add(a + d * 16)), E::load(s, keys.add(b + d * 16))];
+                for q in 0..N {
+                    let x = s.splat(*queries[q].add(d));
+                    sums[q][0] = s.fma(x, keys[0], sums[q][0]);
+                    sums[q][1] = s.fma(x, keys[1], sums[q][1]);
+                }
+            }
+        }
+        for q in 0..N {
+            // SAFETY: second + LANES ≤ 64.
+            unsafe {
+                s.store(scores[q].as_mut_ptr().add(first), sums[q][0]);
+                s.store(scores[q].as_mut_ptr().add(second), sums[q][1]);
+            }
+        }
+    }
+}
+
+/// Keys outside `from..=position` get −∞.
+#[inline(always)]
+fn mask(scores: &mut [f32; PAGE_TOKENS], start: usize, position: usize, from: usize) {
+    if start >= from && start + PAGE_TOKENS <= position + 1 {
+        return;
+    }
+    for (key, score) in scores.iter_mut().enumerate() {
+        if start + key > position || start + key < from {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// Turns scores into weights e^(score − max), updates the softmax, and returns the factor
+/// for what was summed before.
+#[inline(always)]
+fn soften<S: Simd>(s: S, scores: &mut [f32; PAGE_TOKENS], softmax: &mut Softmax) -> f32 {
+    let mut lanes = [0.0; 16];
+    for lane in (0..16).step_by(S::LANES) {
+        // SAFETY: lane + LANES ≤ 16, and the four groups of sixteen are the row.
+        unsafe {
+            let p = scores.as_ptr().add(lane);
+            let low = s.max(s.load(p), s.load(p.add(16)));
+            let high = s.max(s.load(p.add(32)), s.load(p.add(48)));
+            s.store(lanes.as_mut_ptr().add(lane), s.max(low, high));
+        }
+    }
+    let max = softmax.max.max(max16(&lanes));
+    for lane in (0..16).step_by(S::LANES) {
+        let mut sum = s.splat(0.0);
+        for group in 0..4 {
+            // SAFETY: as above.
+            unsafe {
+                let p = scores.as_mut_ptr().add(group * 16 + lane);
+                let weight = exp(s, s.sub(s.load(p), s.splat(max)));
+                s.store(p, weight);
+                sum = s.add(sum, weight);
+            }
+        }
+        // SAFETY: lane + LANES ≤ 16.
+        unsafe { s.store(lanes.as_mut_ptr().add(lane), sum) };
+    }
+    let correction = exp_one(s, softmax.max - max);
+    softmax.sum = softmax.sum * correction + sum16(&lanes);
+    softmax.max = max;
+    correction
+}
+
+/// values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]
+///
+/// # Safety
+/// `rows` is `[64, head_dim]`.
+#[inline(always)]
+unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
+    s: S,
+    rows: *const E,
+    filled: usize,
+    head_dim: usize,
+    weights: &[[f32; PAGE_TOKENS]; N],
+    corrections: &[f32; N],
+    values: &mut [f32],
+) {
+    let mut at = 0;
+    while at < head_dim {
+        let two = at + 2 * S::LANES <= head_dim;
+        let next = if two { at + S::LANES } else { at };
+        let mut sums = [[s.splat(0.0); 2]; N];
+        // SAFETY: at and next are columns of a row of head_dim, filled ≤ 64 rows.
+        unsafe {
+            for q in 0..N {
+                let row = values.as_ptr().add(q * head_dim);
+                let correction = s.splat(corrections[q]);
+                sums[q] = [s.mul(s.load(row.add(at)), correction), s.mul(s.load(row.add(next)), correction)];
+            }
+            for key in 0..filled {
+                let row = rows.add(key * head_dim);
+                let value = [E::load(s, row.add(at)), E::load(s, row.add(next))];
+                for q in 0..N {
+                    let weight = s.splat(*weights[q].get_unchecked(key));
+                    sums[q][0] = s.fma(weight, value[0], sums[q][0]);
+                    sums[q][1] = s.fma(weight, value[1], sums[q][1]);
+                }
+            }
+            for q in 0..N {
+                let row = values.as_mut_ptr().add(q * head_dim);
+                s.store(row.add(at), sums[q][0]);
+                s.store(row.add(next), sums[q][1]);
+            }
+        }
+        at = next + S::LANES;
+    }
+}
+
+#[inline(always)]
+fn exp_one<S: Simd>(s: S, x: f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    // SAFETY: LANES ≤ 16.
+    unsafe { s.store(lanes.as_mut_ptr(), exp(s, s.splat(x))) };
+    lanes[0]
+}
+
+/// Merges a later segment's softmax and values into an earlier one's.
+pub struct MergeSegment<'a> {
+    /// Softmax of all segments so far.
+    pub softmax: &'a mut Softmax,
+    /// Their weighted values `[head_dim]`.
+    pub values: &'a mut [f32],
+    /// The next segment's softmax.
+    pub next: Softmax,
+    /// Its weighted values `[head_dim]`.
+    pub next_values: &'a [f32],
+}
+
+impl Op for MergeSegment<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert_eq!(self.values.len(), self.next_values.len());
+        let max = self.softmax.max.max(self.next.max);
+        let (a, b) = (exp_one(s, self.softmax.max - max), exp_one(s, self.next.max - max));
+        self.softmax.sum = self.softmax.sum * a + self.next.sum * b;
+        self.softmax.max = max;
+        for (value, next) in self.values.iter_mut().zip(self.next_values) {
+            *value = *value * a + next * b;
+        }
+    }
+}

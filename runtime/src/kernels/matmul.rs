@@ -1,0 +1,443 @@
+//! Weights times activations: some tiles of a matrix with all tokens of a batch.
+//!
+//! One formula for every batch size: output (row, token) is accumulated over the columns
+//! from left to right in one lane. Several tokens share each load of weights, which is all
+//! that a larger batch changes.
+
+use std::ops::Range;
+
+use super::Op;
+use super::activations::ActivationBlock;
+use super::simd::{Simd, exp};
+use crate::file::Activation;
+use crate::quant::{BLOCK, Format, Matrix, TILE};
+
+/// Most tokens that share a load of weights.
+const GROUP: usize = 8;
+
+/// The right-hand side: `[tokens, columns]`.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// f32 rows: for float weights, and for the exact path of all weights.
+    Float(&'a [f32]),
+    /// Quantized rows `[tokens, columns / 32]`: for quantized weights.
+    Codes(&'a [ActivationBlock]),
+}
+
+/// What happens to a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// `out = W·x`
+    Set,
+    /// `out += W·x`: the residual stream.
+    Add,
+}
+
+/// Rows of f32 that several threads write, each its own columns: `[tokens, stride]`.
+#[derive(Clone, Copy)]
+pub struct Output {
+    /// First element.
+    pub data: *mut f32,
+    /// Elements from one token's row to the next; a multiple of 16.
+    pub stride: usize,
+    /// Tokens.
+    pub tokens: usize,
+}
+
+// SAFETY: the pointer is used only through operations whose callers give each thread tiles
+// of its own.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// All of `rows`, `[tokens, stride]`.
+    pub fn new(rows: &mut [f32], stride: usize) -> Self {
+        assert!(stride.is_multiple_of(TILE) && rows.len().is_multiple_of(stride));
+        Self { data: rows.as_mut_ptr(), stride, tokens: rows.len() / stride }
+    }
+
+    /// The same rows from `column` on.
+    ///
+    /// # Safety
+    /// Tiles written through the result end within the stride of the whole.
+    pub unsafe fn from_column(&self, column: usize) -> Self {
+        // SAFETY: as the caller promises.
+        Self { data: unsafe { self.data.add(column) }, ..*self }
+    }
+}
+
+/// `out[t, rows of tiles] (+)= matrix · x[t]`.
+pub struct MatMul<'a> {
+    /// Weights `[rows, columns]`.
+    pub matrix: &'a Matrix,
+    /// Tiles to compute.
+    pub tiles: Range<usize>,
+    /// Activations; `Codes` only for quantized weights.
+    pub input: Input<'a>,
+    /// Row stride at least `16 · matrix.tiles()`. Tiles are written whole.
+    pub output: Output,
+    /// Set or add.
+    pub store: Store,
+    /// Room for one tile in f32, `[columns, 16]`, used by the exact path of quantized weights.
+    pub scratch: &'a mut Vec<f32>,
+}
+
+impl Op for MatMul<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Output { data, stride, tokens } = self.output;
+        check(self.matrix, &self.tiles, self.input, self.output);
+        for tile in self.tiles {
+            let weights = TileWeights::new(self.matrix, tile, self.input, self.scratch);
+            let mut token = 0;
+            while token < tokens {
+                let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
+                for half in 0..TILE / S::LANES {
+                    let mut sums = [s.splat(0.0); GROUP];
+                    product(s, &weights, half, token, group, &mut sums);
+                    for (i, &sum) in sums.iter().enumerate().take(group) {
+                        // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a
+                        // thread owns its tiles.
+                        unsafe {
+                            let out = data.add((token + i) * stride + tile * TILE + half * S::LANES);
+                            let sum = if self.store == Store::Add { s.add(s.load(out), sum) } else { sum };
+                            s.store(out, sum);
+                        }
+                    }
+                }
+                token += group;
+            }
+        }
+    }
+}
+
+/// `out[t] = activation(gate · x[t]) ⊙ (up · x[t])`: the gated half of the MLP, fused.
+pub struct GatedMatMul<'a> {
+    /// `[intermediate, hidden]`
+    pub gate: &'a Matrix,
+    /// `[intermediate, hidden]`
+    pub up: &'a Matrix,
+    /// What is applied to the gate.
+    pub activation: Activation,
+    /// Tiles to compute, of both.
+    pub tiles: Range<usize>,
+    /// Activations.
+    pub input: Input<'a>,
+    /// As in [`MatMul`].
+    pub output: Output,
+    /// As in [`MatMul`].
+    pub scratch: &'a mut [Vec<f32>; 2],
+}
+
+impl Op for GatedMatMul<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Output { data, stride, tokens } = self.output;
+        check(self.gate, &self.tiles, self.input, self.output);
+        check(self.up, &self.tiles, self.input, self.output);
+        let [gate_scratch, up_scratch] = self.scratch;
+        for tile in self.tiles {
+            let gate = TileWeights::new(self.gate, tile, self.input, gate_scratch);
+            let up = TileWeights::new(self.up, tile, self.input, up_scratch);
+            let mut token = 0;
+            while token < tokens {
+                let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
+                for half in 0..TILE / S::LANES {
+                    let mut gates = [s.splat(0.0); GROUP];
+                    let mut ups = [s.splat(0.0); GROUP];
+                    product(s, &gate, half, token, group, &mut gates);
+                    product(s, &up, half, token, group, &mut ups);
+                    for i in 0..group {
+                        let gated = s.mul(activate(s, self.activation, gates[i]), ups[i]);
+                        // SAFETY: as in `MatMul`.
+                        unsafe { s.store(data.add((token + i) * stride + tile * TILE + half * S::LANES), gated) };
+                    }
+                }
+                token += group;
+            }
+        }
+    }
+}
+
+/// SiLU, x·σ(x) (arXiv 1702.03118), or the tanh form of GELU (arXiv 1606.08415, section 2),
+/// which by tanh z = 2σ(2z) − 1 is x·σ(2z) with z = √(2/π)·(x + 0.044715 x³).
+#[inline(always)]
+fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
+    let z = match activation {
+        Activation::Silu => x,
+        Activation::GeluTanh => {
+            const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+            let cube = s.mul(s.mul(x, x), x);
+            s.mul(s.fma(cube, s.splat(0.044715), x), s.splat(TWICE_SQRT_2_OVER_PI))
+        }
+    };
+    let e = exp(s, s.sub(s.splat(0.0), z));
+    s.div(x, s.add(s.splat(1.0), e))
+}
+
+/// Panics unless every access of the product stays inside its operands.
+#[inline(always)]
+fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
+    assert!(tiles.end <= matrix.tiles() && matrix.tiles() * TILE <= output.stride);
+    match input {
+        Input::Float(x) => assert_eq!(x.len(), output.tokens * matrix.columns()),
+        Input::Codes(x) => {
+            assert!(matrix.format().is_quantized());
+            assert_eq!(x.len() * BLOCK, output.tokens * matrix.columns());
+        }
+    }
+}
+
+/// One tile and the activations that it meets.
+struct TileWeights<'a> {
+    format: Format,
+    bytes: &'a [u8],
+    columns: usize,
+    input: Input<'a>,
+}
+
+impl<'a> TileWeights<'a> {
+    /// The tile as stored; or, where the input is f32 and the weights are codes, as f32.
+    #[inline(always)]
+    fn new(matrix: &'a Matrix, tile: usize, input: Input<'a>, scratch: &'a mut Vec<f32>) -> Self {
+        let columns = matrix.columns();
+        let (format, bytes) = match input {
+            Input::Float(_) if matrix.format().is_quantized() => {
+                dequantize_tile(matrix, tile, scratch);
+                // SAFETY: f32 has no padding, and u8 no alignment or invalid value.
+                (Format::F32, unsafe {
+                    std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), columns * TILE * size_of::<f32>())
+                })
+            }
+            _ => (matrix.format(), &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()]),
+        };
+        Self { format, bytes, columns, input }
+    }
+}
+
+/// A tile as `[columns, 16]` f32, exactly.
+#[inline(never)]
+fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
+    out.clear();
+    out.resize(matrix.columns() * TILE, 0.0);
+    for row in 0..TILE.min(matrix.rows() - tile * TILE) {
+        for block in 0..matrix.columns() / BLOCK {
+            let values = matrix.block(tile * TILE + row, block).dequantize(matrix.format());
+            for (column, value) in values.into_iter().enumerate() {
+                out[(block * BLOCK + column) * TILE + row] = value;
+            }
+        }
+    }
+}
+
+/// `sums[i] = tile's half · x[token + i]` for i < group.
+#[inline(always)]
+fn product<S: Simd>(s: S, tile: &TileWeights, half: usize, token: usize, group: usize, sums: &mut [S::F; GROUP]) {
+    match tile.input {
+        Input::Codes(x) => {
+            let blocks = tile.columns / BLOCK;
+            let x = &x[token * blocks..(token + group) * blocks];
+            match tile.format {
+                Format::Q8_0 => by_group::<S, Q8_0>(s, tile, half, x, group, sums),
+                Format::Q4_0 => by_group::<S, Q4_0>(s, tile, half, x, group, sums),
+                Format::Q4_1 => by_group::<S, Q4_1>(s, tile, half, x, group, sums),
+                Format::Q5_0 => by_group::<S, Q5_0>(s, tile, half, x, group, sums),
+                Format::Q5_1 => by_group::<S, Q5_1>(s, tile, half, x, group, sums),
+                _ => unreachable!("checked: codes meet quantized weights only"),
+            }
+        }
+        Input::Float(x) => {
+            let x = &x[token * tile.columns..(token + group) * tile.columns];
+            match tile.format {
+                Format::F16 => by_group::<S, F16>(s, tile, half, x, group, sums),
+                Format::BF16 => by_group::<S, BF16>(s, tile, half, x, group, sums),
+                _ => by_group::<S, F32>(s, tile, half, x, group, sums),
+            }
+        }
+    }
+}
+
+/// How one format multiplies: a tile's half with `T` tokens.
+trait Codec {
+    type X;
+    /// # Safety
+    /// `tile` holds a whole tile of `columns`, `x` the rows of `T` tokens.
+    unsafe fn dot<S: Simd, const T: usize>(
+        s: S,
+        tile: *const u8,
+        half: usize,
+        columns: usize,
+        x: *const Self::X,
+    ) -> [S::F; T];
+}
+
+/// Calls the instance of `C::dot` for the number of tokens.
+#[inline(always)]
+fn by_group<S: Simd, C: Codec>(
+    s: S,
+    tile: &TileWeights,
+    half: usize,
+    x: &[C::X],
+    group: usize,
+    sums: &mut [S::F; GROUP],
+) {
+    let (bytes, columns, x) = (tile.bytes.as_ptr(), tile.columns, x.as_ptr());
+    macro_rules! tokens {
+        ($n:literal) => {
+            // SAFETY: `product` cut x to the group's rows, TileWeights holds a whole tile.
+            sums[..$n].copy_from_slice(&unsafe { C::dot::<S, $n>(s, bytes, half, columns, x) })
+        };
+    }
+    match group {
+        1 => tokens!(1),
+        2 => tokens!(2),
+        3 => tokens!(3),
+        4 => tokens!(4),
+        5 if S::ACCUMULATORS > 4 => tokens!(5),
+        6 if S::ACCUMULATORS > 4 => tokens!(6),
+        7 if S::ACCUMULATORS > 4 => tokens!(7),
+        8 if S::ACCUMULATORS > 4 => tokens!(8),
+        _ => unreachable!("groups are at most ACCUMULATORS tokens"),
+    }
+}
+
+macro_rules! quantized {
+    ($name:ident, |$s:ident, $codes:ident, $half:ident| $load:block) => {
+        struct $name;
+
+        impl Codec for $name {
+            type X = ActivationBlock;
+
+            /// For each block: two exact integer dot products of 16 columns, then
+            /// `acc = fma(i₁·x₁ + i₀·x₀, d, acc)` and, with minima, `acc = fma(m, Σx, acc)`.
+            #[inline(always)]
+            unsafe fn dot<S: Simd, const T: usize>(
+                $s: S,
+                tile: *const u8,
+                $half: usize,
+                columns: usize,
+                x: *const ActivationBlock,
+            ) -> [S::F; T] {
+                const FORMAT: Format = Format::$name;
+                let s = $s;
+                let blocks = columns / BLOCK;
+                let mut sums = [s.splat(0.0); T];
+                for block in 0..blocks {
+                    // SAFETY: block < blocks, so the record lies in the tile and x's blocks in
+                    // their rows; offsets inside the record follow its layout.
+                    unsafe {
+                        let record = tile.add(block * FORMAT.record_bytes());
+                        let scales = record.cast::<u16>().add($half * S::LANES);
+                        let d = s.load_f16(scales);
+                        let m = if FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
+                        let $codes = record.add(FORMAT.codes_at() + $half * S::LANES * 4);
+                        let (low, high): ([S::W; 4], [S::W; 4]) = $load;
+                        for (t, sum) in sums.iter_mut().enumerate() {
+                            let x = &*x.add(t * blocks + block);
+                            let [first, second] = x.code_sums;
+                            let codes = x.codes.as_ptr();
+                            let (i0, i1) = if matches!(FORMAT, Format::Q8_0) {
+                                (s.dot16_signed(&low, codes, first), s.dot16_signed(&high, codes.add(16), second))
+                            } else {
+                                let offset = FORMAT.code_offset();
+                                (s.dot16(&low, codes, -offset * first), s.dot16(&high, codes.add(16), -offset * second))
+                            };
+                            let product = s.mul(s.to_float(i0), s.splat(x.scales[0]));
+                            let product = s.fma(s.to_float(i1), s.splat(x.scales[1]), product);
+                            *sum = s.fma(product, d, *sum);
+                            if FORMAT.has_min() {
+                                *sum = s.fma(m, s.splat(x.sum), *sum);
+                            }
+                        }
+                    }
+                }
+                sums
+            }
+        }
+    };
+}
+
+/// Nibbles of columns 0–15 and 16–31.
+#[inline(always)]
+unsafe fn nibbles<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
+    // SAFETY: the caller points to four groups of 64 bytes, less the half's offset.
+    let packed: [S::W; 4] = std::array::from_fn(|group| unsafe { s.load_codes(codes.add(group * 64)) });
+    (packed.map(|w| s.low_nibbles(w)), packed.map(|w| s.high_nibbles(w)))
+}
+
+/// The same with the fifth bits that follow the nibbles.
+#[inline(always)]
+unsafe fn five_bits<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
+    // SAFETY: as in `nibbles`; one more group of 64 bytes follows.
+    let (low, high, bits) = unsafe {
+        let (low, high) = nibbles(s, codes);
+        (low, high, s.load_codes(codes.add(TILE * BLOCK / 2)))
+    };
+    (
+        [
+            s.with_high_bit::<0>(low[0], bits),
+            s.with_high_bit::<1>(low[1], bits),
+            s.with_high_bit::<2>(low[2], bits),
+            s.with_high_bit::<3>(low[3], bits),
+        ],
+        [
+            s.with_high_bit::<4>(high[0], bits),
+            s.with_high_bit::<5>(high[1], bits),
+            s.with_high_bit::<6>(high[2], bits),
+            s.with_high_bit::<7>(high[3], bits),
+        ],
+    )
+}
+
+quantized!(Q4_0, |s, codes, half| { nibbles(s, codes) });
+quantized!(Q4_1, |s, codes, half| { nibbles(s, codes) });
+quantized!(Q5_0, |s, codes, half| { five_bits(s, codes) });
+quantized!(Q5_1, |s, codes, half| { five_bits(s, codes) });
+quantized!(Q8_0, |s, codes, half| {
+    (
+        std::array::from_fn(|group| s.load_codes(codes.add(group * 64))),
+        std::array::from_fn(|group| s.load_codes(codes.add(256 + group * 64))),
+    )
+});
+
+macro_rules! float {
+    ($name:ident, $element:ty, $load:ident) => {
+        struct $name;
+
+        impl Codec for $name {
+            type X = f32;
+
+            /// `acc = fma(w, x, acc)`, column by column.
+            #[inline(always)]
+            unsafe fn dot<S: Simd, const T: usize>(
+                s: S,
+                tile: *const u8,
+                half: usize,
+                columns: usize,
+                x: *const f32,
+            ) -> [S::F; T] {
+                let mut sums = [s.splat(0.0); T];
+                let weights = tile.cast::<$element>();
+                for column in 0..columns {
+                    // SAFETY: column < columns; the tile is [columns, 16].
+                    unsafe {
+                        let w = s.$load(weights.add(column * TILE + half * S::LANES));
+                        for (t, sum) in sums.iter_mut().enumerate() {
+                            *sum = s.fma(w, s.splat(*x.add(t * columns + column)), *sum);
+                        }
+                    }
+                }
+                sums
+            }
+        }
+    };
+}
+
+float!(F32, f32, load);
+float!(F16, u16, load_f16);
+float!(BF16, u16, load_bf16);

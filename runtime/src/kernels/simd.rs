@@ -1,0 +1,130 @@
+//! What a kernel needs of an instruction set: lanes of f32, and exact dot products of
+//! codes with eight-bit activations.
+//!
+//! Kernels are written once, generic over [`Simd`]; each instruction set implements the
+//! trait and nothing else. Every operation is either exact (integers, conversions from
+//! f16) or correctly rounded IEEE arithmetic on each lane by itself, and sums across lanes
+//! follow one fixed tree. So all instruction sets give the **same bits**: the scalar
+//! implementation is the specification in the strictest sense.
+
+/// An instruction set. A value exists only where detection found its features.
+///
+/// # Safety
+/// Implementations may assume the features that their constructor checked. Methods that
+/// take pointers read or write as many elements as their names and comments say.
+pub unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// f32 lanes in one register. Divides [`crate::quant::TILE`].
+    const LANES: usize;
+    /// Tokens times half-tiles whose accumulators fit into the registers.
+    const ACCUMULATORS: usize;
+    /// `LANES` × f32.
+    type F: Copy;
+    /// `LANES` × i32.
+    type I: Copy;
+    /// `LANES` × 4 codes: four columns of `LANES` rows.
+    type W: Copy;
+
+    /// All lanes equal.
+    fn splat(self, x: f32) -> Self::F;
+    /// Reads `LANES` values, of any alignment.
+    /// # Safety
+    /// `p` is valid for `LANES` reads.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// Writes `LANES` values, of any alignment.
+    /// # Safety
+    /// `p` is valid for `LANES` writes.
+    unsafe fn store(self, p: *mut f32, x: Self::F);
+    /// Widens `LANES` f16 values.
+    /// # Safety
+    /// `p` is valid for `LANES` reads.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F;
+    /// Widens `LANES` bf16 values.
+    /// # Safety
+    /// `p` is valid for `LANES` reads.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// `a + b`
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a − b`
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a·b`
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a·b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; where one is NaN, either.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; where one is NaN, either.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `|a|`
+    fn abs(self, a: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `2ⁿ` for whole n in −127..=127, where 2⁻¹²⁷ stands for 0.
+    fn exp2_whole(self, n: Self::F) -> Self::F;
+    /// Exact for |i| < 2²⁴.
+    fn to_float(self, i: Self::I) -> Self::F;
+    /// Rounds whole lanes in −127..=127 to bytes.
+    /// # Safety
+    /// `p` is valid for `LANES` writes.
+    unsafe fn store_i8(self, p: *mut i8, x: Self::F);
+
+    /// `LANES · 4` codes as they stand.
+    /// # Safety
+    /// `p` is valid for `LANES · 4` reads.
+    unsafe fn load_codes(self, p: *const u8) -> Self::W;
+    /// The low nibble of each byte.
+    fn low_nibbles(self, w: Self::W) -> Self::W;
+    /// The high nibble of each byte.
+    fn high_nibbles(self, w: Self::W) -> Self::W;
+    /// Sets bit 4 of each byte of `w` to bit `BIT` of the same byte of `bits`.
+    fn with_high_bit<const BIT: i32>(self, w: Self::W, bits: Self::W) -> Self::W;
+    /// Each row's Σ w·x over 16 columns plus `init`, exactly, for codes in 0..32.
+    /// # Safety
+    /// `x` is valid for 16 reads.
+    unsafe fn dot16(self, w: &[Self::W; 4], x: *const i8, init: i32) -> Self::I;
+    /// The same for codes in −128..=127; `sum` is Σ x.
+    /// # Safety
+    /// `x` is valid for 16 reads.
+    unsafe fn dot16_signed(self, w: &[Self::W; 4], x: *const i8, sum: i32) -> Self::I;
+}
+
+/// Σ of sixteen lanes, always as the same tree, whatever the width of a register.
+#[inline(always)]
+pub fn sum16(lanes: &[f32; 16]) -> f32 {
+    let mut width = 8;
+    let mut tree = *lanes;
+    while width > 0 {
+        for i in 0..width {
+            tree[i] += tree[i + width];
+        }
+        width /= 2;
+    }
+    tree[0]
+}
+
+/// The largest of sixteen lanes.
+#[inline(always)]
+pub fn max16(lanes: &[f32; 16]) -> f32 {
+    lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// `eˣ` on each lane; x below −87.7 gives exactly 0, above 88 saturates.
+///
+/// Range reduction x = n·ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts (Cody and Waite,
+/// 1980), and the degree-6 Taylor polynomial with coefficients 1/k!, whose remainder
+/// r⁷/7! < 1.2e-7 is below one unit in the last place.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    const LN2_HIGH: f32 = 0.693_359_4; // 11 significant bits: n · LN2_HIGH is exact
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = s.min(s.max(x, s.splat(-88.0)), s.splat(88.0));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let r = s.fma(n, s.splat(-LN2_HIGH), x);
+    let r = s.fma(n, s.splat(-LN2_LOW), r);
+    let mut p = s.splat(1.0 / 720.0);
+    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    s.mul(p, s.exp2_whole(n))
+}

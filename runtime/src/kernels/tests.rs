@@ -1,0 +1,365 @@
+//! Every kernel against the scalar one on every instruction set of this machine: the same
+//! bits, for ragged sizes, odd alignments and extreme values.
+
+use proptest::prelude::*;
+
+use super::activations::{ActivationBlock, Quantize};
+use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, Softmax};
+use super::matmul::{GatedMatMul, Input, MatMul, Output, Store};
+use super::rows::{LogSumExp, RmsNorm, Rope};
+use super::{Kernel, Op};
+use crate::file::Activation;
+use crate::map::Slice;
+use crate::quant::{BLOCK, BlockCodes, Format, Matrix, MatrixBuilder, TILE};
+
+/// A small generator, so that sizes do not blow up proptest's shrinking.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 24
+    }
+
+    /// In −1..1.
+    fn float(&mut self) -> f32 {
+        (self.next() & 0xffff) as f32 / 32768.0 - 1.0
+    }
+
+    fn floats(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| self.float() * scale).collect()
+    }
+}
+
+/// Weights with every code, and scales up to the largest that stays finite in a sum.
+fn matrix(format: Format, rows: usize, columns: usize, random: &mut Random) -> Matrix {
+    let mut builder = MatrixBuilder::new(format, rows, columns).unwrap();
+    for row in 0..rows {
+        if !format.is_quantized() {
+            builder.set_row(row, &random.floats(columns, 2.0)).unwrap();
+            continue;
+        }
+        for block in 0..columns / BLOCK {
+            let mask = match format {
+                Format::Q8_0 => 255,
+                Format::Q5_0 | Format::Q5_1 => 31,
+                _ => 15,
+            };
+            let codes = std::array::from_fn(|i| match (row + block) % 5 {
+                0 => [0, mask][i % 2], // the extremes, side by side
+                1 if format == Format::Q8_0 => 128,
+                _ => random.next() as u8 & mask,
+            });
+            let scale = half::f16::from_f32(random.float() * if row % 7 == 0 { 1000.0 } else { 0.01 }).to_bits();
+            let min = if format.has_min() { half::f16::from_f32(random.float()).to_bits() } else { 0 };
+            builder.set_block(row, block, &BlockCodes { scale, min, codes });
+        }
+    }
+    Matrix::new(format, rows, columns, Slice::from_bytes(&builder.finish())).unwrap()
+}
+
+fn codes(kernel: Kernel, rows: &[f32], columns: usize) -> Vec<ActivationBlock> {
+    let mut out = vec![ActivationBlock::default(); rows.len() / BLOCK];
+    super::activations::quantize_rows(kernel, rows, columns, &mut out);
+    out
+}
+
+fn multiply(kernel: Kernel, matrix: &Matrix, x: &[f32], exact: bool, store: Store) -> Vec<u32> {
+    let columns = matrix.columns();
+    let stride = matrix.tiles() * TILE;
+    let mut out = vec![1.5; x.len() / columns * stride];
+    let quantized = if exact || !matrix.format().is_quantized() { Vec::new() } else { codes(kernel, x, columns) };
+    let input = if quantized.is_empty() { Input::Float(x) } else { Input::Codes(&quantized) };
+    let output = Output::new(&mut out, stride);
+    let scratch = &mut Vec::new();
+    kernel.run(MatMul { matrix, tiles: 0..matrix.tiles(), input, output, store, scratch });
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+fn kernels() -> (Kernel, Vec<Kernel>) {
+    let all = Kernel::available();
+    (all[0], all[1..].to_vec())
+}
+
+#[test]
+fn products_have_the_same_bits() {
+    let (scalar, others) = kernels();
+    let mut random = Random(1);
+    for format in Format::ALL {
+        for (rows, columns) in [(16, 32), (33, 96), (64, 160), (5, 576)] {
+            let matrix = matrix(format, rows, columns, &mut random);
+            for tokens in [1, 2, 3, 4, 5, 7, 8, 9, 17] {
+                let mut x = random.floats(tokens * columns, 3.0);
+                x[0] = 1e30; // one overflowing scale must not disturb other rows
+                x[columns / 2] = f32::MIN_POSITIVE / 8.0;
+                for (exact, store) in [(false, Store::Set), (false, Store::Add), (true, Store::Set)] {
+                    let expected = multiply(scalar, &matrix, &x, exact, store);
+                    for &kernel in &others {
+                        let got = multiply(kernel, &matrix, &x, exact, store);
+                        assert!(got == expected, "{} {format:?} {rows}×{columns} × {tokens}", kernel.name());
+                    }
+                    // A row alone gives what it gives in the batch.
+                    let stride = matrix.tiles() * TILE;
+                    for token in 0..tokens {
+                        let alone = multiply(scalar, &matrix, &x[token * columns..][..columns], exact, store);
+                        assert!(alone == expected[token * stride..][..stride], "token {token} of {tokens}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The scalar kernel against sums in f64: the error of quantized activations is bounded by
+/// half a step of each activation times the weight, that of f32 sums by its own rounding.
+#[test]
+fn products_are_right() {
+    let (scalar, _) = kernels();
+    let mut random = Random(2);
+    for format in Format::ALL {
+        let (rows, columns, tokens) = (20, 128, 3);
+        let matrix = matrix(format, rows, columns, &mut random);
+        let x = random.floats(tokens * columns, 3.0);
+        let stride = matrix.tiles() * TILE;
+        for exact in [true, false] {
+            let out = multiply(scalar, &matrix, &x, exact, Store::Set);
+            let mut weights = vec![0.0; columns];
+            for row in 0..rows {
+                matrix.dequantize_row(row, &mut weights);
+                for token in 0..tokens {
+                    let x = &x[token * columns..][..columns];
+                    let sum: f64 = weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+                    let mut bound: f64 = weights.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum::<f64>()
+                        * f64::from(f32::EPSILON)
+                        * columns as f64
+                        + 1e-6;
+                    if !exact && format.is_quantized() {
+                        for (w, x) in weights.chunks(16).zip(x.chunks(16)) {
+                            let step = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+                            bound += w.iter().map(|w| f64::from(w.abs() * step * 0.501)).sum::<f64>();
+                            // d·q and m round apart: where they cancel, the weight is small and
+                            // the sum of the two products is not.
+                            bound += f64::from(step) * 16.0 * 1e-3;
+                        }
+                        bound *= 1.01;
+                    }
+                    let got = f64::from(f32::from_bits(out[token * stride + row]));
+                    assert!((got - sum).abs() <= bound, "{format:?} exact {exact} row {row}: {got} {sum} ± {bound}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gated_products_have_the_same_bits() {
+    let (scalar, others) = kernels();
+    let mut random = Random(3);
+    for format in [Format::Q4_1, Format::Q8_0, Format::F16] {
+        let (rows, columns) = (48, 64);
+        let (gate, up) = (matrix(format, rows, columns, &mut random), matrix(format, rows, columns, &mut random));
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            for tokens in [1, 3, 9] {
+                let x = random.floats(tokens * columns, 1.0);
+                let gated = |kernel: Kernel| {
+                    let quantized = codes(kernel, &x, columns);
+                    let input = if format.is_quantized() { Input::Codes(&quantized) } else { Input::Float(&x) };
+                    let mut out = vec![0.0; tokens * rows];
+                    let output = Output::new(&mut out, rows);
+                    let scratch = &mut Default::default();
+                    let (gate, up) = (&gate, &up);
+                    kernel.run(GatedMatMul { gate, up, activation, tiles: 0..3, input, output, scratch });
+                    out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let expected = gated(scalar);
+                for &kernel in &others {
+                    assert!(gated(kernel) == expected, "{} {format:?}", kernel.name());
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn rows_have_the_same_bits(n in 1usize..20, seed: u64, exponent in -30i32..30) {
+        let (scalar, others) = kernels();
+        let mut random = Random(seed);
+        let x = random.floats(n * 16, 2f32.powi(exponent));
+        let weight = random.floats(n * 16, 1.0);
+        let angles = random.floats(n * 8, 3.0);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+        let run = |kernel: Kernel| {
+            let mut normed = vec![0.0; x.len()];
+            kernel.run(RmsNorm { x: &x, weight: &weight, eps: 1e-6, out: &mut normed });
+            let mut turned = x.clone();
+            kernel.run(Rope { x: &mut turned, cos: &cos, sin: &sin, scale: 0.125 });
+            let sum = kernel.run(LogSumExp { x: &x[..n * 16 - seed as usize % 16] });
+            let mut bits: Vec<u64> = normed.iter().chain(&turned).map(|x| u64::from(x.to_bits())).collect();
+            bits.push(sum.to_bits());
+            bits
+        };
+        let expected = run(scalar);
+        for kernel in others {
+            prop_assert_eq!(&run(kernel), &expected);
+        }
+        // RMSNorm against its formula in f64.
+        let mean = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / x.len() as f64;
+        for ((x, w), bits) in x.iter().zip(&weight).zip(&expected) {
+            let right = f64::from(*x) / (mean + 1e-6).sqrt() * f64::from(*w);
+            let got = f64::from(f32::from_bits(*bits as u32));
+            prop_assert!((got - right).abs() <= 1e-5 * right.abs() + 1e-30, "{got} {right}");
+        }
+    }
+
+    #[test]
+    fn quantized_rows_have_the_same_bits(seed: u64, exponent in -40i32..30) {
+        let (scalar, others) = kernels();
+        let x = Random(seed).floats(96, 2f32.powi(exponent));
+        let run = |kernel: Kernel| {
+            let mut out = vec![ActivationBlock::default(); 3];
+            kernel.run(Quantize { row: &x, out: &mut out });
+            out.iter().map(|b| (b.codes, b.scales.map(f32::to_bits), b.sum.to_bits(), b.code_sums)).collect::<Vec<_>>()
+        };
+        let expected = run(scalar);
+        for kernel in others {
+            prop_assert_eq!(&run(kernel), &expected);
+        }
+        for (block, x) in expected.iter().zip(x.chunks(32)) {
+            for i in 0..32 {
+                let step = f32::from_bits(block.1[i / 16]);
+                prop_assert!((f32::from(block.0[i]) * step - x[i]).abs() <= step * 0.501);
+            }
+        }
+    }
+}
+
+/// A page part with known keys and values.
+fn page<E: Element>(head_dim: usize, tokens: usize, random: &mut Random) -> (Vec<E>, Vec<f32>, Vec<f32>) {
+    let mut part = vec![E::default(); 2 * PAGE_TOKENS * head_dim];
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for slot in 0..tokens {
+        for d in 0..head_dim {
+            // Sixteenths: exact in f16 too.
+            let (k, v) = ((random.float() * 16.0).round() / 16.0, (random.float() * 16.0).round() / 16.0);
+            part[slot / 16 * 16 * head_dim + d * 16 + slot % 16] = E::from_f32(k);
+            part[PAGE_TOKENS * head_dim + slot * head_dim + d] = E::from_f32(v);
+            keys.push(k);
+            values.push(v);
+        }
+    }
+    (part, keys, values)
+}
+
+fn attention<E: Element>() {
+    let (scalar, others) = kernels();
+    let mut random = Random(4);
+    for head_dim in [16, 32, 48, 64, 128] {
+        for (tokens, window) in [(1usize, usize::MAX), (17, usize::MAX), (64, 9), (150, usize::MAX), (150, 70)] {
+            let pages: Vec<_> = (0..tokens.div_ceil(PAGE_TOKENS))
+                .map(|i| page::<E>(head_dim, (tokens - i * PAGE_TOKENS).min(PAGE_TOKENS), &mut random))
+                .collect();
+            let queries = random.floats(4 * head_dim, 0.4);
+            for n in 1..=4usize.min(tokens) {
+                let positions: Vec<usize> = (0..n).map(|q| tokens - n + q).collect();
+                let run = |kernel: Kernel, from: usize| {
+                    let mut softmax = vec![Softmax::default(); n - from];
+                    let mut values = vec![0.0; (n - from) * head_dim];
+                    let parts: Vec<_> = pages.iter().map(|p| PagePart(p.0.as_ptr())).collect();
+                    let pointers: Vec<_> = (from..n).map(|q| queries[q * head_dim..].as_ptr()).collect();
+                    kernel.run(AttendSegment {
+                        pages: &parts,
+                        start: 0,
+                        head_dim,
+                        queries: &pointers,
+                        positions: &positions[from..],
+                        window,
+                        softmax: &mut softmax,
+                        values: &mut values,
+                    });
+                    (softmax.iter().map(|s| (s.max.to_bits(), s.sum.to_bits())).collect::<Vec<_>>(), values)
+                };
+                let (softmax, values) = run(scalar, 0);
+                for &kernel in &others {
+                    let got = run(kernel, 0);
+                    assert_eq!(got.0, softmax, "{} {head_dim} {tokens}", kernel.name());
+                    assert!(got.1.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", kernel.name());
+                }
+                // The last query alone: the same bits as beside others.
+                let alone = run(scalar, n - 1);
+                assert_eq!(alone.0[0], softmax[n - 1]);
+                assert_eq!(alone.1, values[(n - 1) * head_dim..]);
+                check_formula(&pages, &queries, &positions, window, head_dim, &softmax, &values);
+            }
+        }
+    }
+}
+
+/// Softmax attention by its definition, in f64.
+fn check_formula<E>(
+    pages: &[(Vec<E>, Vec<f32>, Vec<f32>)],
+    queries: &[f32],
+    positions: &[usize],
+    window: usize,
+    head_dim: usize,
+    softmax: &[(u32, u32)],
+    values: &[f32],
+) {
+    let rows = |part: fn(&(Vec<E>, Vec<f32>, Vec<f32>)) -> &Vec<f32>| -> Vec<f32> {
+        pages.iter().flat_map(|p| part(p).iter().copied()).collect()
+    };
+    let (keys, all_values) = (rows(|p| &p.1), rows(|p| &p.2));
+    for (q, &position) in positions.iter().enumerate() {
+        let query = &queries[q * head_dim..][..head_dim];
+        let seen = (position + 1).saturating_sub(window)..=position;
+        let scores: Vec<f64> = seen
+            .clone()
+            .map(|key| query.iter().zip(&keys[key * head_dim..]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
+            .collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        for d in 0..head_dim {
+            let right: f64 = seen
+                .clone()
+                .zip(&scores)
+                .map(|(key, s)| (s - max).exp() / total * f64::from(all_values[key * head_dim + d]))
+                .sum();
+            let got = f64::from(values[q * head_dim + d]) / f64::from(f32::from_bits(softmax[q].1));
+            // f32 sums of up to 150 terms below 1, and an exponential of a few ulp.
+            assert!((got - right).abs() < 2e-5, "{got} {right}");
+        }
+    }
+}
+
+#[test]
+fn attention_has_the_same_bits_and_is_right() {
+    attention::<f32>();
+    attention::<u16>();
+}
+
+#[test]
+fn exponentials_are_right() {
+    struct Exp(f32);
+    impl Op for Exp {
+        type Output = f32;
+        #[inline(always)]
+        fn run<S: super::Simd>(self, s: S) -> f32 {
+            let mut lanes = [0.0; 16];
+            // SAFETY: LANES ≤ 16.
+            unsafe { s.store(lanes.as_mut_ptr(), super::simd::exp(s, s.splat(self.0))) };
+            lanes[0]
+        }
+    }
+    for kernel in Kernel::available() {
+        for i in -8700..8800 {
+            let x = i as f32 / 100.0;
+            let (got, right) = (f64::from(kernel.run(Exp(x))), f64::from(x).exp());
+            // The polynomial's 1.2e-7, and two roundings.
+            assert!((got / right - 1.0).abs() < 4e-7, "{} e^{x}: {got} {right}", kernel.name());
+        }
+        assert_eq!(kernel.run(Exp(f32::NEG_INFINITY)), 0.0);
+        assert_eq!(kernel.run(Exp(0.0)), 1.0);
+    }
+}

@@ -1,0 +1,179 @@
+//! AVX2 with FMA and F16C: half a tile, eight rows, in a register.
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one argument for the whole file: an Avx2 value exists only where `new` found every feature \
+              that these intrinsics need, and pointers are valid by the contract of the trait's methods"
+)]
+
+use std::arch::x86_64::*;
+
+use super::super::simd::Simd;
+
+/// Proof that this processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The instruction set, where the processor has it.
+    pub fn new() -> Option<Self> {
+        let found =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+unsafe impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const ACCUMULATORS: usize = 4;
+    type F = __m256;
+    type I = __m256i;
+    type W = __m256i;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: __m256) {
+        unsafe { _mm256_storeu_ps(p, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+    }
+
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+
+    #[inline(always)]
+    fn exp2_whole(self, n: __m256) -> __m256 {
+        unsafe {
+            let n = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+        }
+    }
+
+    #[inline(always)]
+    fn to_float(self, i: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(i) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, x: __m256) {
+        unsafe {
+            let i = _mm256_cvtps_epi32(x);
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256::<1>(i));
+            _mm_storel_epi64(p.cast(), _mm_packs_epi16(words, words));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(self, p: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, w: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(w, _mm256_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, w: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(w), _mm256_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    fn with_high_bit<const BIT: i32>(self, w: __m256i, bits: __m256i) -> __m256i {
+        unsafe {
+            let bit = _mm256_set1_epi8((1u8 << BIT) as i8);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
+            _mm256_or_si256(w, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot16(self, w: &[__m256i; 4], x: *const i8, init: i32) -> __m256i {
+        // Pairs of products stay in 16 bits: at most 8 · 31 · 127 = 31,496 after four steps.
+        unsafe {
+            let x = x.cast::<i32>();
+            let mut pairs = _mm256_maddubs_epi16(w[0], _mm256_set1_epi32(x.read_unaligned()));
+            for (i, &w) in w.iter().enumerate().skip(1) {
+                let x = _mm256_set1_epi32(x.add(i).read_unaligned());
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w, x));
+            }
+            let sum = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            if init == 0 { sum } else { _mm256_add_epi32(sum, _mm256_set1_epi32(init)) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot16_signed(self, w: &[__m256i; 4], x: *const i8, _sum: i32) -> __m256i {
+        // |w| · (x with w's sign): a pair is at most 2 · 128 · 127 = 32,512, so that it fits
+        // in 16 bits; two pairs would not, hence the widening at each step.
+        unsafe {
+            let x = x.cast::<i32>();
+            let ones = _mm256_set1_epi16(1);
+            let mut sum = _mm256_setzero_si256();
+            for (i, &w) in w.iter().enumerate() {
+                let x = _mm256_set1_epi32(x.add(i).read_unaligned());
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+            }
+            sum
+        }
+    }
+}

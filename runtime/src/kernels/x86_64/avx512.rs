@@ -1,0 +1,175 @@
+//! AVX-512 with VNNI: one tile of sixteen rows in a register.
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one argument for the whole file: an Avx512 value exists only where `new` found every feature \
+              that these intrinsics need, and pointers are valid by the contract of the trait's methods"
+)]
+
+use std::arch::x86_64::*;
+
+use super::super::simd::Simd;
+
+/// Proof that this processor has AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The instruction set, where the processor has it.
+    pub fn new() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+unsafe impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const ACCUMULATORS: usize = 8;
+    type F = __m512;
+    type I = __m512i;
+    type W = __m512i;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: __m512) {
+        unsafe { _mm512_storeu_ps(p, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        unsafe { _mm512_abs_ps(a) }
+    }
+
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+
+    #[inline(always)]
+    fn exp2_whole(self, n: __m512) -> __m512 {
+        unsafe {
+            let n = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
+        }
+    }
+
+    #[inline(always)]
+    fn to_float(self, i: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(i) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, x: __m512) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, w: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(w, _mm512_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, w: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(w), _mm512_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    fn with_high_bit<const BIT: i32>(self, w: __m512i, bits: __m512i) -> __m512i {
+        unsafe {
+            let set = _mm512_test_epi8_mask(bits, _mm512_set1_epi8((1u8 << BIT) as i8));
+            _mm512_or_si512(w, _mm512_maskz_set1_epi8(set, 16))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot16(self, w: &[__m512i; 4], x: *const i8, init: i32) -> __m512i {
+        unsafe {
+            let x = x.cast::<i32>();
+            let mut sum = _mm512_set1_epi32(init);
+            for (i, &w) in w.iter().enumerate() {
+                sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x.add(i).read_unaligned()));
+            }
+            sum
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot16_signed(self, w: &[__m512i; 4], x: *const i8, sum: i32) -> __m512i {
+        // w ⊕ 128 is w + 128 as an unsigned byte; 128·Σx is taken off again, exactly.
+        unsafe {
+            let flip = _mm512_set1_epi8(-128);
+            let w = [
+                _mm512_xor_si512(w[0], flip),
+                _mm512_xor_si512(w[1], flip),
+                _mm512_xor_si512(w[2], flip),
+                _mm512_xor_si512(w[3], flip),
+            ];
+            self.dot16(&w, x, -128 * sum)
+        }
+    }
+}

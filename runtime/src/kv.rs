@@ -1,0 +1,222 @@
+//! The KV cache: pages of keys and values, shared between sequences until one writes.
+//!
+//! A sequence is a list of pages of [`PAGE_TOKENS`] positions, all layers in each. Forking
+//! clones the list; writing to a page that another sequence also holds copies that page
+//! alone. A page that nobody holds any more is zeroed (it is somebody's text) and kept for
+//! reuse, so that decoding does not allocate.
+//!
+//! Not here: how keys and values are computed, or which tokens are wanted (see
+//! [`crate::session`]).
+
+use std::cell::UnsafeCell;
+use std::sync::{Arc, Mutex};
+
+use crate::file::Config;
+use crate::kernels::attention::{Element, PAGE_TOKENS, PagePart};
+
+/// How keys, values and activations are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Activations as eight-bit codes where weights are codes; keys and values in f16.
+    #[default]
+    Fast,
+    /// All activations, keys and values in f32, weights dequantized exactly: the yardstick.
+    Exact,
+}
+
+/// Where each page lies, and pages to reuse.
+pub(crate) struct PageStore {
+    precision: Precision,
+    kv_heads: usize,
+    head_dim: usize,
+    words: usize,
+    free: Mutex<Vec<Words>>,
+}
+
+impl PageStore {
+    pub(crate) fn new(config: &Config, precision: Precision) -> Arc<Self> {
+        let elements = config.layers * config.kv_heads * 2 * PAGE_TOKENS * config.head_dim;
+        let words = if precision == Precision::Fast { elements / 2 } else { elements };
+        Arc::new(Self {
+            precision,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            words,
+            free: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Bytes of one page.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.words * 4
+    }
+
+    /// Elements before the part of (layer, KV head).
+    fn part_offset(&self, layer: usize, head: usize) -> usize {
+        (layer * self.kv_heads + head) * 2 * PAGE_TOKENS * self.head_dim
+    }
+
+    fn page(self: &Arc<Self>) -> Arc<Page> {
+        let reused = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        let words = reused.unwrap_or_else(|| Words::zeroed(self.words));
+        Arc::new(Page { words, store: Arc::clone(self) })
+    }
+}
+
+/// Memory of a page, in words that are aligned for both element types. Threads write
+/// different positions of it at once: see [`Sequence::write`].
+struct Words(Box<[UnsafeCell<u32>]>);
+
+// SAFETY: shared access is through `Sequence::write` and `Sequence::part`, whose contracts
+// keep writers of a position alone with it.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Untouched memory costs nothing until it is written: the system hands out zeros.
+    fn zeroed(len: usize) -> Self {
+        let words = Box::into_raw(vec![0u32; len].into_boxed_slice());
+        // SAFETY: UnsafeCell<u32> has the layout of u32.
+        Self(unsafe { Box::from_raw(words as *mut [UnsafeCell<u32>]) })
+    }
+
+    fn as_ptr(&self) -> *mut u32 {
+        self.0.as_ptr().cast_mut().cast()
+    }
+
+    fn get_mut(&mut self) -> &mut [u32] {
+        // SAFETY: exclusive, and the layout is that of u32.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.0.len()) }
+    }
+}
+
+/// Keys and values of [`PAGE_TOKENS`] positions. Zero where nothing was written.
+pub(crate) struct Page {
+    words: Words,
+    store: Arc<PageStore>,
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let mut words = std::mem::replace(&mut self.words, Words::zeroed(0));
+        zero(words.get_mut());
+        self.store.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(words);
+    }
+}
+
+/// Zeros memory in a way that the compiler keeps although nothing reads it again.
+fn zero(words: &mut [u32]) {
+    words.fill(0);
+    std::hint::black_box(words);
+}
+
+/// A context: tokens and their keys and values.
+pub struct Sequence {
+    store: Arc<PageStore>,
+    pages: Vec<Arc<Page>>,
+    tokens: Vec<u32>,
+}
+
+impl Sequence {
+    pub(crate) fn new(store: &Arc<PageStore>) -> Self {
+        Self { store: Arc::clone(store), pages: Vec::new(), tokens: Vec::new() }
+    }
+
+    /// Tokens evaluated so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of tokens evaluated so far: the position of the next one.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether nothing was evaluated.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Another continuation of the same prefix. Shares all pages.
+    pub fn fork(&self) -> Self {
+        Self { store: Arc::clone(&self.store), pages: self.pages.clone(), tokens: self.tokens.clone() }
+    }
+
+    /// Forgets all but the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.pages.truncate(self.tokens.len().div_ceil(PAGE_TOKENS));
+    }
+
+    /// How many tokens at the start of `tokens` are evaluated already.
+    pub fn common_prefix(&self, tokens: &[u32]) -> usize {
+        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    }
+
+    /// Makes the pages of the next `count` positions present and this sequence's own.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        let end = self.tokens.len() + count;
+        for index in self.tokens.len() / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
+            if index == self.pages.len() {
+                self.pages.push(self.store.page());
+            } else if Arc::get_mut(&mut self.pages[index]).is_none() {
+                let mut copy = self.store.page();
+                let words = Arc::get_mut(&mut copy).expect("a new page has one owner").words.get_mut();
+                // SAFETY: both pages have the store's size; `&mut self` and `commit` see to it
+                // that nobody writes to positions which several sequences share.
+                words.copy_from_slice(unsafe {
+                    std::slice::from_raw_parts(self.pages[index].words.as_ptr(), words.len())
+                });
+                self.pages[index] = copy;
+            }
+        }
+        self.tokens.reserve(count);
+    }
+
+    /// Counts `tokens`, whose keys and values were written, as evaluated.
+    pub(crate) fn commit(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        debug_assert!(self.tokens.len() <= self.pages.len() * PAGE_TOKENS);
+    }
+
+    /// Stores the key and value `[head_dim]` of (position, layer, KV head).
+    ///
+    /// # Safety
+    /// The position was reserved and not yet committed; no other thread reads or writes it.
+    pub(crate) unsafe fn write(&self, position: usize, layer: usize, head: usize, key: &[f32], value: &[f32]) {
+        let page = self.pages[position / PAGE_TOKENS].words.as_ptr();
+        let offset = self.store.part_offset(layer, head);
+        debug_assert!(key.len() == self.store.head_dim && value.len() == key.len());
+        // SAFETY: as the caller promises; the page has the precision's element type.
+        unsafe {
+            match self.store.precision {
+                Precision::Fast => write_part(page.cast::<u16>().add(offset), position % PAGE_TOKENS, key, value),
+                Precision::Exact => write_part(page.cast::<f32>().add(offset), position % PAGE_TOKENS, key, value),
+            }
+        }
+    }
+
+    /// The part of (layer, KV head) in page `index`.
+    pub(crate) fn part<E: Element>(&self, index: usize, layer: usize, head: usize) -> PagePart<E> {
+        let offset = self.store.part_offset(layer, head);
+        assert!((offset + 2 * PAGE_TOKENS * self.store.head_dim) * size_of::<E>() <= self.store.words * 4);
+        // SAFETY: just checked; u32 words are aligned for both element types.
+        PagePart(unsafe { self.pages[index].words.as_ptr().cast::<E>().add(offset) })
+    }
+}
+
+/// # Safety
+/// `part` is a page part of head width `key.len()`; `slot` is below [`PAGE_TOKENS`].
+unsafe fn write_part<E: Element>(part: *mut E, slot: usize, key: &[f32], value: &[f32]) {
+    let head_dim = key.len();
+    // SAFETY: keys are [4, head_dim, 16], values [64, head_dim] behind them.
+    unsafe {
+        let column = part.add(slot / 16 * 16 * head_dim + slot % 16);
+        for (d, &x) in key.iter().enumerate() {
+            *column.add(d * 16) = E::from_f32(x);
+        }
+        let row = part.add(PAGE_TOKENS * head_dim + slot * head_dim);
+        for (d, &x) in value.iter().enumerate() {
+            *row.add(d) = E::from_f32(x);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Worker threads for one session: persistent, awake while there is work, never waited for
+//! when they are not.
+//!
+//! A region is a count of jobs that whoever is there takes one by one. The calling thread
+//! takes jobs too, and when none is left it waits only for workers that hold one. So a
+//! worker that the system has put aside delays nothing, and a region is correct even if no
+//! worker comes. Between regions workers spin, then yield, and sleep only when no region
+//! has come for [`AWAKE`]; decoding never lets that happen.
+//!
+//! Not here: what the jobs do, and any splitting that would change results.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// How long a worker spins without giving up its core: longer than the serial work between
+/// two regions of a forward pass (tens of microseconds).
+const SPIN: Duration = Duration::from_micros(50);
+/// How long a worker stays awake without work: longer than sampling one token takes.
+const AWAKE: Duration = Duration::from_millis(2);
+
+/// The threads. Dropping joins them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    handles: Vec<Thread>,
+}
+
+struct Shared {
+    /// Odd while a region is open; grows by one at each opening and closing.
+    generation: AtomicUsize,
+    /// The next job to take.
+    next: AtomicUsize,
+    /// Workers that are inside the open region.
+    active: AtomicUsize,
+    /// Workers that sleep and must be woken.
+    asleep: AtomicUsize,
+    stop: AtomicBool,
+    /// The open region's jobs. Written while no region is open and `active` is 0.
+    region: RegionCell,
+    /// The first panic of a job on a worker.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// The jobs of a region: `run(data, index, worker)` for each index below `count`.
+#[derive(Clone, Copy)]
+struct Region {
+    run: unsafe fn(*const (), usize, usize),
+    data: *const (),
+    count: usize,
+}
+
+struct RegionCell(std::cell::UnsafeCell<Region>);
+
+// SAFETY: written by the owner of the Pool while no worker is inside a region, read by
+// workers only inside one; `generation` and `active` (SeqCst) order the two.
+unsafe impl Sync for RegionCell {}
+// SAFETY: `data` points to a closure that is Sync and outlives the region.
+unsafe impl Send for RegionCell {}
+
+impl Pool {
+    /// `threads` in all, the caller's included; at most what the machine has.
+    pub fn new(threads: usize) -> Self {
+        let available = thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = if threads == 0 { available } else { threads.min(available) };
+        let shared = Arc::new(Shared {
+            generation: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            asleep: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            region: RegionCell(std::cell::UnsafeCell::new(Region {
+                run: |_, _, _| {},
+                data: std::ptr::null(),
+                count: 0,
+            })),
+            panic: Mutex::new(None),
+        });
+        // A machine that is out of threads gets the fewer that it has.
+        let workers: Vec<_> = (1..threads)
+            .map_while(|worker| {
+                let shared = Arc::clone(&shared);
+                thread::Builder::new().name(format!("critic-{worker}")).spawn(move || work(&shared, worker)).ok()
+            })
+            .collect();
+        let handles = workers.iter().map(|worker| worker.thread().clone()).collect();
+        Self { shared, workers, handles }
+    }
+
+    /// Threads that take part, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `job(index, worker)` once for each index below `count`, on any threads, and
+    /// returns when all are done. `worker` is below [`Pool::threads`] and belongs to one
+    /// thread at a time. A job's panic goes on in the caller.
+    pub fn run<F: Fn(usize, usize) + Sync>(&mut self, count: usize, job: F) {
+        if count <= 1 || self.workers.is_empty() {
+            (0..count).for_each(|index| job(index, 0));
+            return;
+        }
+        unsafe fn call<F: Fn(usize, usize)>(data: *const (), index: usize, worker: usize) {
+            // SAFETY: `data` is the `job` of the region that is open, which outlives it.
+            unsafe { (*data.cast::<F>())(index, worker) }
+        }
+        let shared = &*self.shared;
+        // SAFETY: `&mut self` and `Close` below: no region is open, no worker inside one.
+        unsafe { *shared.region.0.get() = Region { run: call::<F>, data: (&raw const job).cast(), count } };
+        shared.next.store(0, SeqCst);
+        shared.generation.fetch_add(1, SeqCst);
+        let close = Close(shared);
+        if shared.asleep.load(SeqCst) > 0 {
+            self.handles.iter().for_each(Thread::unpark);
+        }
+        loop {
+            let index = shared.next.fetch_add(1, SeqCst);
+            if index >= count {
+                break;
+            }
+            job(index, 0);
+        }
+        drop(close);
+        let panic = shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// Closes the region and waits for the workers inside it, also when a job panics.
+struct Close<'a>(&'a Shared);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.next.store(usize::MAX / 2, SeqCst);
+        self.0.generation.fetch_add(1, SeqCst);
+        let mut spins = 0u32;
+        while self.0.active.load(SeqCst) > 0 {
+            spins += 1;
+            // A worker that was put aside in the middle of a job needs our core to finish it.
+            if spins > 2000 { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        self.handles.iter().for_each(Thread::unpark);
+        for worker in self.workers.drain(..) {
+            // Workers catch panics of jobs; nothing else in them can.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The life of a worker.
+fn work(shared: &Shared, worker: usize) {
+    let mut seen = 0;
+    loop {
+        let Some(generation) = wait(shared, seen) else { return };
+        seen = generation;
+        shared.active.fetch_add(1, SeqCst);
+        // Only a region that is still open after we are counted may be entered: its caller
+        // then sees the count and waits.
+        if shared.generation.load(SeqCst) == generation {
+            // SAFETY: the region is open and we are counted: it stays as it is.
+            let region = unsafe { *shared.region.0.get() };
+            loop {
+                let index = shared.next.fetch_add(1, SeqCst);
+                if index >= region.count {
+                    break;
+                }
+                // SAFETY: as `call` in `Pool::run` demands.
+                let job = AssertUnwindSafe(|| unsafe { (region.run)(region.data, index, worker) });
+                if let Err(panic) = catch_unwind(job) {
+                    shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(panic);
+                }
+            }
+        }
+        shared.active.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Waits for a region newer than `seen`: its generation, or `None` to stop.
+fn wait(shared: &Shared, seen: usize) -> Option<usize> {
+    let open = || {
+        let generation = shared.generation.load(SeqCst);
+        (generation % 2 == 1 && generation != seen).then_some(generation)
+    };
+    let mut since: Option<Instant> = None;
+    let mut spins = 0u32;
+    loop {
+        if shared.stop.load(SeqCst) {
+            return None;
+        }
+        if let Some(generation) = open() {
+            return Some(generation);
+        }
+        std::hint::spin_loop();
+        spins = spins.wrapping_add(1);
+        if !spins.is_multiple_of(64) {
+            continue;
+        }
+        let idle = since.get_or_insert_with(Instant::now).elapsed();
+        if idle > AWAKE {
+            shared.asleep.fetch_add(1, SeqCst);
+            // Whoever opened a region before this line did not see us asleep: look again.
+            if open().is_none() && !shared.stop.load(SeqCst) {
+                thread::park();
+            }
+            shared.asleep.fetch_sub(1, SeqCst);
+            since = None;
+        } else if idle > SPIN {
+            thread::yield_now();
+        }
+    }
+}
+
+/// A value for each worker of a pool, so that jobs have scratch memory of their own.
+pub struct PerWorker<T>(Vec<std::cell::UnsafeCell<T>>);
+
+// SAFETY: `get` hands each value to one thread at a time.
+unsafe impl<T: Send> Sync for PerWorker<T> {}
+
+impl<T: Default> PerWorker<T> {
+    /// One value for each of `threads`.
+    pub fn new(threads: usize) -> Self {
+        Self((0..threads).map(|_| std::cell::UnsafeCell::default()).collect())
+    }
+
+    /// The value of `worker`.
+    ///
+    /// # Safety
+    /// `worker` is the number that [`Pool::run`] gave the calling job, and the job holds no
+    /// other reference to the value.
+    #[allow(clippy::mut_from_ref, reason = "each worker has its own value: the contract above")]
+    pub unsafe fn get(&self, worker: usize) -> &mut T {
+        // SAFETY: a worker's number belongs to one thread at a time.
+        unsafe { &mut *self.0[worker].get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_job_runs_once() {
+        for threads in [1, 2, 3, 8] {
+            let mut pool = Pool::new(threads);
+            for count in [0, 1, 2, 3, 100, 1000] {
+                let hits: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(count, |index, worker| {
+                    assert!(worker < 8);
+                    hits[index].fetch_add(1, SeqCst);
+                });
+                assert!(hits.iter().all(|hit| hit.load(SeqCst) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
+        let mut pool = Pool::new(2);
+        for round in 0..20 {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(8, |index, _| assert!(index != round % 8, "job {index}"));
+            }));
+            assert!(caught.is_err());
+            let done = AtomicUsize::new(0);
+            pool.run(8, |_, _| {
+                done.fetch_add(1, SeqCst);
+            });
+            assert_eq!(done.load(SeqCst), 8);
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake_or_are_not_needed() {
+        let mut pool = Pool::new(2);
+        for _ in 0..3 {
+            thread::sleep(AWAKE * 2);
+            let done = AtomicUsize::new(0);
+            pool.run(64, |_, _| {
+                done.fetch_add(1, SeqCst);
+            });
+            assert_eq!(done.load(SeqCst), 64);
+        }
+    }
+}
