@@ -142,8 +142,8 @@ pub enum Part {
     Control(u32),
 }
 
-/// What the critic is told, by task. `{prompt}` and the like are not templates: each text
-/// is one user message, put after the draft or after the critique.
+/// What the critic is told, by task. Each text is one user message, put after the draft or
+/// after the critique, as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompts {
     /// System message of every conversation; `None` leaves the template's own default.
@@ -164,8 +164,16 @@ pub struct TaskPrompts {
     /// Asks for the refinement, after the critique.
     pub refine: String,
     /// Asks which of two answers is better; follows the prompt and both answers. The model
-    /// is to say the letter A or B.
+    /// is to say the letter A or B. Empty: refinements are accepted without a judge.
     pub judge: String,
+    /// What stands between the draft and the critique, in place of the end of the
+    /// assistant's message, `critique` as a user message, and the assistant's prefix: for
+    /// models that were trained on a form of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critique_turn: Option<Vec<Part>>,
+    /// The same between the critique and the refinement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine_turn: Option<Vec<Part>>,
 }
 
 /// An activated or whole-text low-rank adapter held in the same file.

@@ -31,7 +31,7 @@ impl Default for Prompts {
                  Give only the rewritten text, without comments."
             );
             let judge = "Which of the two answers to the request is better, A or B? Say only the letter.".to_owned();
-            (task.to_owned(), TaskPrompts { critique, refine, judge })
+            (task.to_owned(), TaskPrompts { critique, refine, judge, critique_turn: None, refine_turn: None })
         });
         Self { system: None, keep: "No changes needed".to_owned(), tasks: tasks.collect() }
     }

@@ -1,0 +1,459 @@
+//! A session: threads, scratch memory and a KV cache, for one caller at a time.
+//!
+//! Whatever is evaluated stays in the cache until it is displaced, so that a call whose
+//! tokens begin like the last one's pays only for the difference.
+//!
+//! Not here: what is said (see [`crate::critique`]), how tokens are chosen.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::kernels::Kernel;
+use crate::kernels::rows::LogSumExp;
+use crate::kv::{PageStore, Precision, Sequence};
+use crate::model::Model;
+use crate::sampler::{Sampler, Sampling};
+use crate::text::TextStream;
+use crate::transformer::{Engine, Logits, OnLogits, Run};
+
+/// How a session computes. Zero and `None` mean the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionOptions {
+    /// Most tokens held at once; 0 is the model's own limit. Memory is taken as it is used.
+    pub context_tokens: usize,
+    /// Threads, the caller's included; 0 is one for each core. More than there are cores
+    /// are not made.
+    pub threads: usize,
+    /// Instruction set; `None` is the fastest one.
+    pub kernel: Option<Kernel>,
+    /// Fast, or all in f32 as a yardstick.
+    pub precision: Precision,
+}
+
+/// Stops a session's call from any thread. Clones stop the same session.
+#[derive(Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// The call in progress, or else the next one, returns [`Error::Cancelled`] soon.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Forgets a cancellation that met no call.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a cancellation waits to be seen.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the time went. Adds up over a call's parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Timings {
+    /// Tokens of prompts, reused ones included.
+    pub prompt_tokens: usize,
+    /// Those of them that were in the cache.
+    pub reused_tokens: usize,
+    /// Tokens chosen one by one.
+    pub generated_tokens: usize,
+    /// Time for evaluating prompts, in milliseconds.
+    pub prefill_ms: f64,
+    /// Time for generating, in milliseconds.
+    pub decode_ms: f64,
+}
+
+impl std::ops::AddAssign for Timings {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.reused_tokens += other.reused_tokens;
+        self.generated_tokens += other.generated_tokens;
+        self.prefill_ms += other.prefill_ms;
+        self.decode_ms += other.decode_ms;
+    }
+}
+
+/// What to generate.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Most tokens; 0 is as many as the context holds.
+    pub max_tokens: usize,
+    /// Texts that end the generation; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model ended it.
+    End,
+    /// A stop string was met.
+    Text,
+    /// The limit of tokens, or the context's.
+    Length,
+}
+
+/// A generated text.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The text.
+    pub text: String,
+    /// Its tokens, without the one that ended it.
+    pub tokens: Vec<u32>,
+    /// Σ log p of its tokens and of the one that ended it, natural, by the model itself:
+    /// before temperature and truncation.
+    pub logprob: f64,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+/// Progress of a long call.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// Prompt tokens evaluated so far, of how many.
+    Prefill {
+        /// Evaluated, reused ones included.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
+    /// New text of the only, or the first, candidate.
+    Text(&'a str),
+}
+
+/// Receives [`Progress`]; `Break` cancels the call.
+pub type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
+
+/// One caller's state.
+pub struct Session {
+    model: Arc<Model>,
+    engine: Engine,
+    store: Arc<PageStore>,
+    context: usize,
+    /// What was evaluated last.
+    sequence: Sequence,
+    sampler: Sampler,
+    cancel: CancelToken,
+    pub(crate) timings: Timings,
+}
+
+impl Session {
+    /// Threads and memory for one caller.
+    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
+        let limit = model.config().context;
+        if options.context_tokens > limit {
+            return Err(Error::invalid(format!("a context of {} tokens: the model allows {limit}", options.context_tokens)));
+        }
+        let kernel = options.kernel.unwrap_or_else(Kernel::best);
+        let engine = Engine::new(model.config(), kernel, options.threads, options.precision);
+        let store = engine.page_store(model.config());
+        Ok(Self {
+            model: Arc::clone(model),
+            engine,
+            sequence: Sequence::new(&store),
+            store,
+            context: if options.context_tokens == 0 { limit } else { options.context_tokens },
+            sampler: Sampler::default(),
+            cancel: CancelToken::default(),
+            timings: Timings::default(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Most tokens that the session holds at once.
+    pub fn context_tokens(&self) -> usize {
+        self.context
+    }
+
+    /// The instruction set in use.
+    pub fn kernel(&self) -> Kernel {
+        self.engine.kernel()
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.engine.threads()
+    }
+
+    /// Bytes of KV cache that `tokens` tokens take.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
+        tokens.div_ceil(crate::kernels::attention::PAGE_TOKENS) * self.store.page_bytes()
+    }
+
+    /// Stops this session's calls from any thread.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+
+    /// Forgets what was evaluated.
+    pub fn reset(&mut self) {
+        self.sequence.truncate(0);
+    }
+
+    /// Time and tokens of all calls since the last one of this.
+    pub fn take_timings(&mut self) -> Timings {
+        std::mem::take(&mut self.timings)
+    }
+
+    /// `text` as tokens, with a beginning-of-sequence token where the model asks for one.
+    pub fn tokenize(&self, text: &str, special: crate::tokenizer::Special) -> Vec<u32> {
+        let tokenizer = self.model.tokenizer();
+        let mut tokens: Vec<u32> = tokenizer.add_bos().into_iter().collect();
+        tokenizer.encode_into(text, special, true, &mut tokens);
+        tokens
+    }
+
+    /// Continues `prompt`.
+    pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions, on_progress: &mut OnProgress) -> Result<Generation> {
+        let mut all = self.generate_candidates(prompt, 1, options, on_progress)?;
+        self.sequence = all[0].1.fork();
+        Ok(all.remove(0).0)
+    }
+
+    /// `count` continuations of one prompt, decoded as one batch, each with the sequence that
+    /// holds it. Candidate i is the same however many there are.
+    pub(crate) fn generate_candidates(
+        &mut self,
+        prompt: &[u32],
+        count: usize,
+        options: &GenerateOptions,
+        on_progress: &mut OnProgress,
+    ) -> Result<Vec<(Generation, Sequence)>> {
+        options.sampling.validate()?;
+        let mut first = vec![0.0; self.model.config().vocab_size];
+        self.prefill(prompt, Logits::Last, on_progress, &mut |_, logits| first.copy_from_slice(logits))?;
+        let started = Instant::now();
+        let room = self.context - prompt.len();
+        let max_tokens = if options.max_tokens == 0 { room } else { options.max_tokens.min(room) };
+        let mut branches: Vec<Branch> = (0..count).map(|_| Branch::new(&self.sequence, &options.stop)).collect();
+        for (candidate, branch) in branches.iter_mut().enumerate() {
+            self.advance(branch, candidate, &first, options, max_tokens);
+        }
+        loop {
+            if let Some(text) = branches[0].fresh.take()
+                && !text.is_empty()
+                && on_progress(Progress::Text(&text)).is_break()
+            {
+                return Err(Error::Cancelled);
+            }
+            let open: Vec<usize> = (0..count).filter(|&i| branches[i].stop.is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            self.step(&mut branches, &open, options, max_tokens)?;
+        }
+        self.timings.generated_tokens += branches.iter().map(|b| b.tokens().len()).sum::<usize>();
+        self.timings.decode_ms += started.elapsed().as_secs_f64() * 1e3;
+        Ok(branches.into_iter().map(Branch::finish).collect())
+    }
+
+    /// Evaluates the newest token of each open branch as one batch and chooses the next ones.
+    fn step(&mut self, branches: &mut [Branch], open: &[usize], options: &GenerateOptions, max_tokens: usize) -> Result<()> {
+        let model = Arc::clone(&self.model);
+        let newest: Vec<[u32; 1]> = open.iter().map(|&i| [*branches[i].tokens().last().expect("open branches have one")]).collect();
+        let mut sequences: Vec<Sequence> = open
+            .iter()
+            .map(|&i| std::mem::replace(&mut branches[i].sequence, Sequence::new(&self.store)))
+            .collect();
+        let mut runs: Vec<Run> = sequences
+            .iter_mut()
+            .zip(&newest)
+            .map(|(sequence, tokens)| Run { sequence, tokens, logits: Logits::Last })
+            .collect();
+        let (engine, sampler) = (&mut self.engine, &mut self.sampler);
+        let kernel = engine.kernel();
+        let mut chosen = Vec::with_capacity(open.len());
+        let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, _, logits| {
+            let branch = &branches[open[run]];
+            chosen.push(branch.choose(logits, kernel, sampler, &options.sampling, open[run]));
+        });
+        drop(runs);
+        for (&i, sequence) in open.iter().zip(sequences) {
+            branches[i].sequence = sequence;
+        }
+        self.seen(result)?;
+        for (&i, (token, logprob)) in open.iter().zip(&chosen) {
+            branches[i].take(*token, *logprob, &model, max_tokens);
+        }
+        Ok(())
+    }
+
+    /// Chooses a branch's first token.
+    fn advance(&mut self, branch: &mut Branch, candidate: usize, logits: &[f32], options: &GenerateOptions, max_tokens: usize) {
+        let (token, logprob) = branch.choose(logits, self.engine.kernel(), &mut self.sampler, &options.sampling, candidate);
+        let model = Arc::clone(&self.model);
+        branch.take(token, logprob, &model, max_tokens);
+    }
+
+    /// Brings the session's sequence to hold exactly `tokens`, evaluating what it lacks;
+    /// `on_logits` gets (index in `tokens`, logits) of those that `logits` names. With
+    /// [`Logits::All`] nothing is reused.
+    pub fn prefill(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        on_progress: &mut OnProgress,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        /// Tokens between two reports: often enough for a progress bar, rarely enough for speed.
+        const REPORT: usize = 512;
+        if tokens.is_empty() {
+            return Err(Error::invalid("no tokens: the text is empty"));
+        }
+        if tokens.len() > self.context {
+            return Err(Error::ContextFull { needed: tokens.len(), available: self.context });
+        }
+        self.check_cancelled()?;
+        let started = Instant::now();
+        // The last token is evaluated again for its logits.
+        let reused = match logits {
+            Logits::All => 0,
+            Logits::Last => self.sequence.common_prefix(tokens).min(tokens.len() - 1),
+            Logits::None => self.sequence.common_prefix(tokens),
+        };
+        self.sequence.truncate(reused);
+        let model = Arc::clone(&self.model);
+        let mut done = reused;
+        while done < tokens.len() {
+            if on_progress(Progress::Prefill { done, total: tokens.len() }).is_break() {
+                return Err(Error::Cancelled);
+            }
+            let end = (done + REPORT).min(tokens.len());
+            let wanted = if logits == Logits::Last && end < tokens.len() { Logits::None } else { logits };
+            let mut runs = [Run { sequence: &mut self.sequence, tokens: &tokens[done..end], logits: wanted }];
+            let sink: &mut OnLogits = &mut |_, index, row| on_logits(done + index, row);
+            let result = self.engine.forward(model.weights(), &mut runs, &self.cancel.0, sink);
+            self.seen(result)?;
+            done = end;
+        }
+        self.timings.prompt_tokens += tokens.len();
+        self.timings.reused_tokens += reused;
+        self.timings.prefill_ms += started.elapsed().as_secs_f64() * 1e3;
+        match on_progress(Progress::Prefill { done, total: tokens.len() }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        }
+    }
+
+    /// Natural log-probability of each token after the first, given those before it.
+    pub fn score(&mut self, tokens: &[u32], on_progress: &mut OnProgress) -> Result<Vec<f64>> {
+        let kernel = self.engine.kernel();
+        let mut logprobs = Vec::with_capacity(tokens.len());
+        self.prefill(tokens, Logits::All, on_progress, &mut |index, logits| {
+            if let Some(&next) = tokens.get(index + 1) {
+                logprobs.push(log_probability(kernel, logits, next));
+            }
+        })?;
+        Ok(logprobs)
+    }
+
+    /// The session's sequence; what was evaluated last.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    pub(crate) fn replace_sequence(&mut self, sequence: Sequence) -> Sequence {
+        std::mem::replace(&mut self.sequence, sequence)
+    }
+
+    /// A cancellation is over once a call has seen it.
+    fn seen<T>(&self, result: Result<T>) -> Result<T> {
+        if matches!(result, Err(Error::Cancelled)) {
+            self.cancel.reset();
+        }
+        result
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        let cancelled = self.cancel.is_cancelled();
+        self.seen(if cancelled { Err(Error::Cancelled) } else { Ok(()) })
+    }
+}
+
+/// `ln p(token)` under `logits`.
+pub fn log_probability(kernel: Kernel, logits: &[f32], token: u32) -> f64 {
+    f64::from(logits[token as usize]) - kernel.run(LogSumExp { x: logits })
+}
+
+/// One continuation in the making.
+struct Branch {
+    sequence: Sequence,
+    stream: TextStream,
+    /// Prompt and generated tokens.
+    context: Vec<u32>,
+    /// Length of the prompt in `context`.
+    prompt: usize,
+    logprob: f64,
+    stop: Option<Stop>,
+    /// Text since the last report.
+    fresh: Option<String>,
+}
+
+impl Branch {
+    fn new(prefix: &Sequence, stops: &[String]) -> Self {
+        Self {
+            sequence: prefix.fork(),
+            stream: TextStream::new(stops),
+            context: prefix.tokens().to_vec(),
+            prompt: prefix.len(),
+            logprob: 0.0,
+            stop: None,
+            fresh: None,
+        }
+    }
+
+    /// Tokens generated so far.
+    fn tokens(&self) -> &[u32] {
+        &self.context[self.prompt..]
+    }
+
+    /// The next token and its log-probability.
+    fn choose(&self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler, sampling: &Sampling, candidate: usize) -> (u32, f64) {
+        let token = sampler.choose(logits, sampling, &self.context, candidate as u64);
+        (token, log_probability(kernel, logits, token))
+    }
+
+    fn take(&mut self, token: u32, logprob: f64, model: &Model, max_tokens: usize) {
+        if max_tokens == 0 {
+            self.stop = Some(Stop::Length);
+            return;
+        }
+        self.logprob += logprob;
+        let tokenizer = model.tokenizer();
+        if tokenizer.is_end(token) {
+            self.stop = Some(Stop::End);
+        } else {
+            self.context.push(token);
+            let bytes = if tokenizer.is_control(token) { &[][..] } else { tokenizer.piece(token) };
+            let text = self.stream.push(bytes).to_owned();
+            self.fresh = Some(self.fresh.take().unwrap_or_default() + &text);
+            if self.stream.stopped() {
+                self.stop = Some(Stop::Text);
+            } else if self.tokens().len() >= max_tokens {
+                self.stop = Some(Stop::Length);
+            }
+        }
+        if self.stop.is_some() {
+            let rest = self.stream.finish().to_owned();
+            self.fresh = Some(self.fresh.take().unwrap_or_default() + &rest);
+        }
+    }
+
+    fn finish(self) -> (Generation, Sequence) {
+        let stop = self.stop.unwrap_or(Stop::Length);
+        let tokens = self.tokens().to_vec();
+        (Generation { text: self.stream.into_text(), tokens, logprob: self.logprob, stop }, self.sequence)
+    }
+}
