@@ -13,7 +13,13 @@ impl ChatTemplate {
             prefix: vec![Part::Text(format!("{name}:\n"))],
             suffix: vec![Part::Text("\n\n".to_owned())],
         };
-        Self { system: None, system_separator: "\n\n".to_owned(), user: turn("User"), assistant: turn("Assistant"), ..Self::default() }
+        Self {
+            system: None,
+            system_separator: "\n\n".to_owned(),
+            user: turn("User"),
+            assistant: turn("Assistant"),
+            ..Self::default()
+        }
     }
 
     /// Every control part must be a token of the vocabulary.
@@ -67,7 +73,8 @@ impl<'a> Conversation<'a> {
         let template = self.template;
         match self.system.take() {
             Some(system) => {
-                let content = format!("{}{}{}", self.trimmed(&system), template.system_separator, self.trimmed(content));
+                let content =
+                    format!("{}{}{}", self.trimmed(&system), template.system_separator, self.trimmed(content));
                 self.message(&template.user, &content);
             }
             None => self.message(&template.user, content),

@@ -206,7 +206,12 @@ impl Session {
         self.critique_in_round(request, 0, on_event)
     }
 
-    pub(crate) fn critique_in_round(&mut self, request: &Request, round: usize, on_event: &mut OnEvent) -> Result<Critique> {
+    pub(crate) fn critique_in_round(
+        &mut self,
+        request: &Request,
+        round: usize,
+        on_event: &mut OnEvent,
+    ) -> Result<Critique> {
         let model = self.model().clone();
         let prompts = request.validate(&model)?;
         let mut chat = until_critique(&model, request, prompts);
@@ -226,7 +231,11 @@ impl Session {
         let candidates = written
             .iter()
             .zip(&verdicts)
-            .map(|((g, _), &verdict)| Candidate { critique: g.text.trim().to_owned(), verdict, utility_advantage: None })
+            .map(|((g, _), &verdict)| Candidate {
+                critique: g.text.trim().to_owned(),
+                verdict,
+                utility_advantage: None,
+            })
             .collect();
         let (generation, sequence) = written.into_iter().nth(best).expect("the best is one of them");
         // The refinement goes on from the chosen critique's cache.

@@ -61,7 +61,12 @@ pub fn divergence(
     }
     let n = count as f64;
     let predicted = n - (tokens.len() / chunk) as f64;
-    Ok(Divergence { mean_kl: kl / n, same_top: same as f64 / n, tokens: count, perplexity_ratio: (surprise / predicted).exp() })
+    Ok(Divergence {
+        mean_kl: kl / n,
+        same_top: same as f64 / n,
+        tokens: count,
+        perplexity_ratio: (surprise / predicted).exp(),
+    })
 }
 
 /// Σ p·(ln p − ln q) in f64.

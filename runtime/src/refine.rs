@@ -61,7 +61,13 @@ pub struct Refinement {
 impl Session {
     /// Writes a better draft from a critique, and decides whether to take it. A critique
     /// with the verdict *keep* gives the draft back, not accepted, without any work.
-    pub fn refine(&mut self, request: &Request, critique: &Critique, host: &mut Host, on_event: &mut OnEvent) -> Result<Refinement> {
+    pub fn refine(
+        &mut self,
+        request: &Request,
+        critique: &Critique,
+        host: &mut Host,
+        on_event: &mut OnEvent,
+    ) -> Result<Refinement> {
         self.refine_in_round(request, critique, 0, host, on_event)
     }
 
@@ -101,7 +107,14 @@ impl Session {
 
     /// The model's own judgement, with the two answers in both orders: the refinement must
     /// be preferred in both, so that a preference for a place is not one for a text.
-    fn judge(&mut self, request: &Request, prompts: &TaskPrompts, refinement: &str, round: usize, on_event: &mut OnEvent) -> Result<bool> {
+    fn judge(
+        &mut self,
+        request: &Request,
+        prompts: &TaskPrompts,
+        refinement: &str,
+        round: usize,
+        on_event: &mut OnEvent,
+    ) -> Result<bool> {
         if refinement.trim().is_empty() || refinement.trim() == request.response.trim() {
             return Ok(false);
         }
@@ -120,7 +133,8 @@ impl Session {
             let mut preference = 0.0;
             let mut report = |progress: Progress| on_event(Event { phase: Phase::Judge, round, progress });
             self.prefill(chat.tokens(), Logits::Last, &mut report, &mut |_, logits| {
-                let [a, b] = [&letters[0], &letters[1]].map(|ids| ids.first().map_or(0.0, |&id| log_probability(kernel, logits, id)));
+                let [a, b] = [&letters[0], &letters[1]]
+                    .map(|ids| ids.first().map_or(0.0, |&id| log_probability(kernel, logits, id)));
                 preference = a - b;
             })?;
             Ok(preference)
@@ -134,7 +148,12 @@ impl Session {
 }
 
 /// The chat up to the point where the refinement begins.
-fn until_refinement<'m>(model: &'m Model, request: &Request, prompts: &TaskPrompts, critique: &Critique) -> Conversation<'m> {
+fn until_refinement<'m>(
+    model: &'m Model,
+    request: &Request,
+    prompts: &TaskPrompts,
+    critique: &Critique,
+) -> Conversation<'m> {
     let mut chat = until_critique(model, request, prompts);
     if critique.tokens.is_empty() {
         chat.text(&critique.text);

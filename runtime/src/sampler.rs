@@ -64,7 +64,7 @@ impl Sampler {
         let logits = if sampling.repetition_penalty == 1.0 {
             logits
         } else {
-            self.penalise(logits, sampling.repetition_penalty, context)
+            penalise(&mut self.penalised, logits, sampling.repetition_penalty, context)
         };
         let best = argmax(logits);
         if sampling.temperature == 0.0 || !logits[best as usize].is_finite() {
@@ -104,18 +104,19 @@ impl Sampler {
         }
         self.candidates.last().map_or(best, |c| c.0)
     }
+}
 
-    fn penalise(&mut self, logits: &[f32], penalty: f32, context: &[u32]) -> &[f32] {
-        self.penalised.clear();
-        self.penalised.extend_from_slice(logits);
-        for &token in &context[context.len().saturating_sub(Sampling::PENALTY_WINDOW)..] {
-            // From the untouched logit: a token that occurs twice is penalised once.
-            if let Some(&x) = logits.get(token as usize) {
-                self.penalised[token as usize] = if x > 0.0 { x / penalty } else { x * penalty };
-            }
+/// Copies `logits` to `out` with the penalty for recent tokens of `context`.
+fn penalise<'a>(out: &'a mut Vec<f32>, logits: &[f32], penalty: f32, context: &[u32]) -> &'a [f32] {
+    out.clear();
+    out.extend_from_slice(logits);
+    for &token in &context[context.len().saturating_sub(Sampling::PENALTY_WINDOW)..] {
+        // From the untouched logit: a token that occurs twice is penalised once.
+        if let Some(&x) = logits.get(token as usize) {
+            out[token as usize] = if x > 0.0 { x / penalty } else { x * penalty };
         }
-        &self.penalised
     }
+    out
 }
 
 /// The index of the largest value; of the first one, where several are equal.
@@ -190,7 +191,8 @@ mod tests {
     fn draws_depend_on_seed_candidate_and_position_alone() {
         let logits = [0.0; 50];
         let sampling = |seed| Sampling { temperature: 1.0, seed, ..Default::default() };
-        let choose = |seed, len: usize, candidate| Sampler::default().choose(&logits, &sampling(seed), &vec![0; len], candidate);
+        let choose =
+            |seed, len: usize, candidate| Sampler::default().choose(&logits, &sampling(seed), &vec![0; len], candidate);
         assert_eq!(choose(1, 2, 3), choose(1, 2, 3));
         let all: std::collections::HashSet<_> = (0..40).map(|i| choose(i, 0, 0)).collect();
         assert!(all.len() > 15, "seeds give different draws");

@@ -150,7 +150,10 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let limit = model.config().context;
         if options.context_tokens > limit {
-            return Err(Error::invalid(format!("a context of {} tokens: the model allows {limit}", options.context_tokens)));
+            return Err(Error::invalid(format!(
+                "a context of {} tokens: the model allows {limit}",
+                options.context_tokens
+            )));
         }
         let kernel = options.kernel.unwrap_or_else(Kernel::best);
         let engine = Engine::new(model.config(), kernel, options.threads, options.precision);
@@ -216,7 +219,12 @@ impl Session {
     }
 
     /// Continues `prompt`.
-    pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions, on_progress: &mut OnProgress) -> Result<Generation> {
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        on_progress: &mut OnProgress,
+    ) -> Result<Generation> {
         let mut all = self.generate_candidates(prompt, 1, options, on_progress)?;
         self.sequence = all[0].1.fork();
         Ok(all.remove(0).0)
@@ -260,13 +268,18 @@ impl Session {
     }
 
     /// Evaluates the newest token of each open branch as one batch and chooses the next ones.
-    fn step(&mut self, branches: &mut [Branch], open: &[usize], options: &GenerateOptions, max_tokens: usize) -> Result<()> {
+    fn step(
+        &mut self,
+        branches: &mut [Branch],
+        open: &[usize],
+        options: &GenerateOptions,
+        max_tokens: usize,
+    ) -> Result<()> {
         let model = Arc::clone(&self.model);
-        let newest: Vec<[u32; 1]> = open.iter().map(|&i| [*branches[i].tokens().last().expect("open branches have one")]).collect();
-        let mut sequences: Vec<Sequence> = open
-            .iter()
-            .map(|&i| std::mem::replace(&mut branches[i].sequence, Sequence::new(&self.store)))
-            .collect();
+        let newest: Vec<[u32; 1]> =
+            open.iter().map(|&i| [*branches[i].tokens().last().expect("open branches have one")]).collect();
+        let mut sequences: Vec<Sequence> =
+            open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, Sequence::new(&self.store))).collect();
         let mut runs: Vec<Run> = sequences
             .iter_mut()
             .zip(&newest)
@@ -291,8 +304,16 @@ impl Session {
     }
 
     /// Chooses a branch's first token.
-    fn advance(&mut self, branch: &mut Branch, candidate: usize, logits: &[f32], options: &GenerateOptions, max_tokens: usize) {
-        let (token, logprob) = branch.choose(logits, self.engine.kernel(), &mut self.sampler, &options.sampling, candidate);
+    fn advance(
+        &mut self,
+        branch: &mut Branch,
+        candidate: usize,
+        logits: &[f32],
+        options: &GenerateOptions,
+        max_tokens: usize,
+    ) {
+        let (token, logprob) =
+            branch.choose(logits, self.engine.kernel(), &mut self.sampler, &options.sampling, candidate);
         let model = Arc::clone(&self.model);
         branch.take(token, logprob, &model, max_tokens);
     }
@@ -420,7 +441,14 @@ impl Branch {
     }
 
     /// The next token and its log-probability.
-    fn choose(&self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler, sampling: &Sampling, candidate: usize) -> (u32, f64) {
+    fn choose(
+        &self,
+        logits: &[f32],
+        kernel: Kernel,
+        sampler: &mut Sampler,
+        sampling: &Sampling,
+        candidate: usize,
+    ) -> (u32, f64) {
         let token = sampler.choose(logits, sampling, &self.context, candidate as u64);
         (token, log_probability(kernel, logits, token))
     }

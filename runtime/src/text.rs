@@ -99,7 +99,9 @@ impl TextStream {
     fn possible_stop(&self) -> usize {
         let fresh = &self.text[self.emitted..];
         let begins = |stop: &String| {
-            (1..stop.len().min(fresh.len() + 1)).rev().find(|&n| stop.is_char_boundary(n) && fresh.ends_with(&stop[..n]))
+            (1..stop.len().min(fresh.len() + 1))
+                .rev()
+                .find(|&n| stop.is_char_boundary(n) && fresh.ends_with(&stop[..n]))
         };
         self.stops.iter().filter_map(begins).max().unwrap_or(0)
     }

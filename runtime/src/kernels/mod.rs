@@ -48,6 +48,12 @@ enum Isa {
     Neon(aarch64::Neon),
 }
 
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl Kernel {
     /// Those that this processor has, slowest first; the scalar one is always there.
     pub fn available() -> Vec<Kernel> {
