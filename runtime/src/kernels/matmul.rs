@@ -365,9 +365,22 @@ macro_rules! quantized {
 /// Nibbles of columns 0–15 and 16–31.
 #[inline(always)]
 unsafe fn nibbles<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
+    // No closures in kernels: one that is not inlined loses the instruction set.
     // SAFETY: the caller points to four groups of 64 bytes, less the half's offset.
-    let packed: [S::W; 4] = std::array::from_fn(|group| unsafe { s.load_codes(codes.add(group * 64)) });
-    (packed.map(|w| s.low_nibbles(w)), packed.map(|w| s.high_nibbles(w)))
+    let [a, b, c, d] = unsafe { four_groups(s, codes) };
+    (
+        [s.low_nibbles(a), s.low_nibbles(b), s.low_nibbles(c), s.low_nibbles(d)],
+        [s.high_nibbles(a), s.high_nibbles(b), s.high_nibbles(c), s.high_nibbles(d)],
+    )
+}
+
+/// Four groups of four columns as stored.
+#[inline(always)]
+unsafe fn four_groups<S: Simd>(s: S, codes: *const u8) -> [S::W; 4] {
+    // SAFETY: the caller points to four groups of 64 bytes, less the half's offset.
+    unsafe {
+        [s.load_codes(codes), s.load_codes(codes.add(64)), s.load_codes(codes.add(128)), s.load_codes(codes.add(192))]
+    }
 }
 
 /// The same with the fifth bits that follow the nibbles.
@@ -398,12 +411,7 @@ quantized!(Q4_0, |s, codes, half| { nibbles(s, codes) });
 quantized!(Q4_1, |s, codes, half| { nibbles(s, codes) });
 quantized!(Q5_0, |s, codes, half| { five_bits(s, codes) });
 quantized!(Q5_1, |s, codes, half| { five_bits(s, codes) });
-quantized!(Q8_0, |s, codes, half| {
-    (
-        std::array::from_fn(|group| s.load_codes(codes.add(group * 64))),
-        std::array::from_fn(|group| s.load_codes(codes.add(256 + group * 64))),
-    )
-});
+quantized!(Q8_0, |s, codes, half| { (four_groups(s, codes), four_groups(s, codes.add(TILE * BLOCK / 2))) });
 
 macro_rules! float {
     ($name:ident, $element:ty, $load:ident) => {
