@@ -1,7 +1,7 @@
 //! Whole conversions: in, out, and in again.
 
 #[allow(dead_code, reason = "other test programs use the rest")]
-mod fixtures;
+use critic_tests::fixtures;
 
 use std::path::{Path, PathBuf};
 

