@@ -155,7 +155,10 @@ impl<'a> Conversation<'a> {
 
     fn flush(&mut self) {
         if !self.text.is_empty() {
-            let at_start = self.tokens.iter().all(|&id| self.tokenizer.is_control(id));
+            let at_start = match self.tokens.last() {
+                None => true,
+                Some(&last) => self.tokenizer.is_control(last) && self.tokenizer.prefixes_after_control(),
+            };
             self.tokenizer.encode_into(&self.text, Special::Text, at_start, &mut self.tokens);
             self.text.clear();
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::kernels::Kernel;
 use crate::kernels::rows::LogSumExp;
-use crate::kv::{PageStore, Precision, Sequence};
+use crate::kv::{Precision, Sequence};
 use crate::model::Model;
 use crate::sampler::{Sampler, Sampling};
 use crate::text::TextStream;
@@ -136,7 +136,6 @@ pub type OnProgress<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 pub struct Session {
     model: Arc<Model>,
     engine: Engine,
-    store: Arc<PageStore>,
     context: usize,
     /// What was evaluated last.
     sequence: Sequence,
@@ -157,12 +156,10 @@ impl Session {
         }
         let kernel = options.kernel.unwrap_or_else(Kernel::best);
         let engine = Engine::new(model.config(), kernel, options.threads, options.precision);
-        let store = engine.page_store(model.config());
         Ok(Self {
             model: Arc::clone(model),
+            sequence: engine.sequence(),
             engine,
-            sequence: Sequence::new(&store),
-            store,
             context: if options.context_tokens == 0 { limit } else { options.context_tokens },
             sampler: Sampler::default(),
             cancel: CancelToken::default(),
@@ -192,7 +189,7 @@ impl Session {
 
     /// Bytes of KV cache that `tokens` tokens take.
     pub fn cache_bytes(&self, tokens: usize) -> usize {
-        tokens.div_ceil(crate::kernels::attention::PAGE_TOKENS) * self.store.page_bytes()
+        self.engine.cache_bytes(tokens)
     }
 
     /// Stops this session's calls from any thread.
@@ -279,7 +276,7 @@ impl Session {
         let newest: Vec<[u32; 1]> =
             open.iter().map(|&i| [*branches[i].tokens().last().expect("open branches have one")]).collect();
         let mut sequences: Vec<Sequence> =
-            open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, Sequence::new(&self.store))).collect();
+            open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, self.engine.sequence())).collect();
         let mut runs: Vec<Run> = sequences
             .iter_mut()
             .zip(&newest)

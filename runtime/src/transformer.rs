@@ -6,6 +6,7 @@
 //!
 //! Not here: tokens' meaning, sampling, chats.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -201,6 +202,7 @@ pub type OnLogits<'a> = dyn FnMut(usize, usize, &[f32]) + 'a;
 pub struct Engine {
     kernel: Kernel,
     precision: Precision,
+    pages: Arc<PageStore>,
     pool: Pool,
     scratch: Scratch,
     workers: PerWorker<WorkerScratch>,
@@ -305,7 +307,7 @@ impl Engine {
             partials: Vec::new(),
             partial_softmax: Vec::new(),
         };
-        Self { kernel, precision, pool, scratch, workers }
+        Self { kernel, precision, pages: PageStore::new(config, precision), pool, scratch, workers }
     }
 
     /// The instruction set in use.
@@ -323,15 +325,21 @@ impl Engine {
         self.precision
     }
 
-    /// An empty sequence for this engine.
-    pub(crate) fn page_store(&self, config: &Config) -> std::sync::Arc<PageStore> {
-        PageStore::new(config, self.precision)
+    /// An empty sequence for this engine's passes.
+    pub fn sequence(&self) -> Sequence {
+        Sequence::new(&self.pages)
+    }
+
+    /// Bytes of KV cache that `tokens` tokens take.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
+        tokens.div_ceil(PAGE_TOKENS) * self.pages.page_bytes()
     }
 
     /// Evaluates all runs and appends their tokens to their sequences. `on_logits` is called
     /// for the wanted tokens in order. Between any two layers `cancel` is looked at: what
     /// whole batches were done stays, the rest is as if it had never begun.
     ///
+    /// Sequences must come from this engine ([`Engine::sequence`]) or a fork of such a one.
     /// Tokens must be below the vocabulary's size (checked), contexts within what the caller
     /// allows (not checked here: positions have no limit of their own).
     pub fn forward(
