@@ -1,0 +1,66 @@
+//! What opening costs, and that a token costs no allocation.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use critic::transformer::{Engine, Logits, Run};
+use critic::{Kernel, Model, Precision, Session, SessionOptions};
+use critic_tests::smollm2_path;
+
+/// Counts allocations, and the bytes that are in use.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, SeqCst);
+        IN_USE.fetch_add(layout.size(), SeqCst);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), SeqCst);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// One test: the counters belong to the process.
+#[test]
+fn memory() {
+    let path = smollm2_path();
+
+    let before = IN_USE.load(SeqCst);
+    let model = Model::open(&path).expect("the model opens");
+    let opened = IN_USE.load(SeqCst) - before;
+    println!("opening takes {opened} bytes");
+    // 211 entries of weights, the tensors' names and places: far from 98 MB of weights.
+    assert!(opened < 2 << 20, "{opened} bytes");
+    let session = Session::new(&model, &SessionOptions::default()).expect("a session");
+    let with_session = IN_USE.load(SeqCst) - before;
+    println!("with a session {with_session} bytes");
+    assert!(with_session < 20 << 20, "{with_session} bytes");
+    drop(session);
+
+    let mut engine = Engine::new(model.config(), Kernel::best(), 2, Precision::Fast);
+    let mut sequence = engine.sequence();
+    let mut step = |token: u32| {
+        let tokens = [token];
+        let mut runs = [Run { sequence: &mut sequence, tokens: &tokens, logits: Logits::Last }];
+        engine.forward(model.weights(), &mut runs, &AtomicBool::new(false), &mut |_, _, _| {}).expect("a pass");
+    };
+    step(504);
+    let before = ALLOCATIONS.load(SeqCst);
+    // Up to the end of the first page; the next position would take a page.
+    (1..64).for_each(|token| step(500 + token));
+    let allocations = ALLOCATIONS.load(SeqCst) - before;
+    // The list of tokens doubles from 4 to 64 as it grows.
+    assert!(allocations <= 5, "{allocations} allocations in 63 tokens");
+}
