@@ -1,6 +1,38 @@
-//! Model files in and out of critic.
+//! Model files in and out of critic: what a host never needs at run time.
+//!
+//! [`convert`] reads a GGUF file, a Hugging Face directory or a model of ours, and writes a
+//! model of ours; [`export_gguf`] goes the other way. In between stands one description of
+//! a model ([`names`] for its tensors, the runtime's `Config` for the rest), which both
+//! formats are read into:
+//!
+//! ```text
+//! GGUF (gguf/) ──────────┐                                       ┌─▶ .critic (convert.rs)
+//! Hugging Face (hf/) ────┼─▶ names, shapes, places (source.rs) ──┘
+//! .critic (model.rs) ────┘                                         .critic ─▶ GGUF (gguf/export.rs)
+//! ```
+//!
+//! Weights pass through one tensor at a time. Chat templates are programs in these formats
+//! and data in ours: [`chat`] compiles them. [`tokenizer`] does the same for tokenizers.
+//!
+//! Everything read here comes from strangers: no input leads to a panic, or to memory in
+//! excess of a small multiple of its size.
 
-/// GGUF, read and written.
+pub mod chat;
+mod convert;
+mod error;
 pub mod gguf;
-/// Tokenizers of foreign formats to the runtime's tables.
+mod hf;
+mod model;
+pub mod names;
+mod output;
+mod source;
 pub mod tokenizer;
+
+pub use convert::{ConvertOptions, Quant, Read, Report, TemplateState, Written, convert};
+pub use error::{Error, Result};
+pub use gguf::{ExportReport, export_gguf};
+
+/// Most layers that are read; the runtime's own limit.
+pub(crate) const MAX_LAYERS: usize = 4096;
+/// Largest size of one dimension that is read; the runtime's own limit.
+pub(crate) const MAX_DIMENSION: usize = 1 << 24;
