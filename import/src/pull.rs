@@ -67,13 +67,16 @@ pub fn pull(name: &Name, options: &PullOptions, on_event: &mut OnPull) -> Result
     if target.exists() {
         return Ok(target);
     }
+    let part = Part { path: options.folder.join(format!("{}.part", name.file_stem())) };
+    if options.offline && part.len() == 0 {
+        return Err(Error::Offline { model: name.to_string() });
+    }
     fs::create_dir_all(&options.folder).map_err(Error::io(&options.folder))?;
     let _lock = lock(&options.folder.join(format!("{}.lock", name.file_stem())), on_event)?;
     if target.exists() {
         // Another process was faster.
         return Ok(target);
     }
-    let part = Part { path: options.folder.join(format!("{}.part", name.file_stem())) };
     let expected = fetch(name, options, &part, on_event)?;
     match &expected {
         Some(expected) => part.verify(expected, on_event)?,
