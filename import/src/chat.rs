@@ -41,7 +41,12 @@ pub fn compile(source: &str, tokens: &SpecialTokens) -> Result<Compiled> {
     let mut notes = Vec::new();
     let mut draft = Draft::derive(&program, &mut notes)?;
     draft.trim = trims(&program, &mut notes)?;
-    draft.verify(&program)?;
+    draft.verify(&program, false)?;
+    if draft.system_is_exact
+        && let Err(error) = draft.verify(&program, true)
+    {
+        notes.push(format!("with a system message, ours differs ({error})"));
+    }
     Ok(Compiled { template: draft.split(&tokens.controls), notes })
 }
 
@@ -230,34 +235,25 @@ impl Draft {
 
     /// Renders conversations of up to three rounds both ways. They end with the user, as all
     /// do that a model is to answer.
-    fn verify(&self, program: &Program) -> Result<()> {
+    fn verify(&self, program: &Program, with_system: bool) -> Result<()> {
         // Spaces tell whether content is trimmed; the rest is what content is made of.
         let pad = if self.trim { " \n" } else { "" };
         let texts = ["Why?", "Because 2 < 3.\n\n- it's so", "Ünd \"now\"?\n", "{{ no }}", "1. a\n2. b"]
             .map(|text| format!("{pad}{text}{pad}"));
         let roles = [USER, ASSISTANT, USER, ASSISTANT, USER];
         for rounds in [1, 3, 5] {
-            for with_system in [false, true] {
-                if with_system && !self.system_is_exact {
-                    continue;
-                }
-                let system = with_system.then_some((SYSTEM, "Be brief.\nBe kind."));
-                let dialog = roles.iter().zip(&texts).take(rounds).map(|(&role, text)| (role, text.as_str()));
-                let messages: Vec<Message> = system.into_iter().chain(dialog).collect();
-                for generate in [false, true] {
-                    let expected = program.render(&messages, generate)?;
-                    let ours = self.render(&messages, generate);
-                    if ours != expected {
-                        let at = ours.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
-                        let at = (0..=at).rev().find(|&at| ours.is_char_boundary(at) && expected.is_char_boundary(at));
-                        let from = |text: &str| text[at.unwrap_or(0)..].chars().take(40).collect::<String>();
-                        return Err(Error::Template(format!(
-                            "{}: the source goes on with {:?} where affixes give {:?}",
-                            describe(&messages, generate),
-                            from(&expected),
-                            from(&ours)
-                        )));
-                    }
+            let system = with_system.then_some((SYSTEM, "Be brief.\nBe kind."));
+            let dialog = roles.iter().zip(&texts).take(rounds).map(|(&role, text)| (role, text.as_str()));
+            let messages: Vec<Message> = system.into_iter().chain(dialog).collect();
+            for generate in [false, true] {
+                let expected = program.render(&messages, generate)?;
+                let ours = self.render(&messages, generate);
+                if ours != expected {
+                    let (expected, ours) = differing(&expected, &ours);
+                    return Err(Error::Template(format!(
+                        "{}: the source goes on with {expected:?} where affixes give {ours:?}",
+                        describe(&messages, generate),
+                    )));
                 }
             }
         }
@@ -279,6 +275,13 @@ impl Draft {
             trim: self.trim,
         }
     }
+}
+
+/// Where two texts part: the next few characters of each.
+fn differing(a: &str, b: &str) -> (String, String) {
+    let same: usize = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+    let rest = |text: &str| text[same..].chars().take(40).collect();
+    (rest(a), rest(b))
 }
 
 /// Renders `messages` and returns the text before, between and behind their contents.
@@ -498,6 +501,36 @@ mod tests {
         let Compiled { template, notes } = compile(source, &tokens).unwrap();
         assert_eq!((template.start, template.user.prefix), (vec![Part::Control(100)], vec![text("[INST] ")]));
         assert_eq!(notes.len(), 2, "{notes:?}");
+    }
+
+    #[test]
+    fn a_system_message_in_the_last_turn_is_said_to_differ() {
+        // Mistral 7B v0.3.
+        let tokens = tokens(&["<s>", "</s>", "[INST]", "[/INST]"], "<s>", "</s>");
+        let source = r#"{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message["role"] == "user" %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST] " + system_message + "\n\n" + message["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST] " + message["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " + message["content"] + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"#;
+        let Compiled { template, notes } = compile(source, &tokens).unwrap();
+        assert_eq!((template.system, template.system_separator.as_str()), (None, "\n\n"));
+        assert_eq!(template.user.prefix, [Part::Control(102), text(" ")]);
+        assert!(notes.len() == 1 && notes[0].contains("with a system message"), "{notes:?}");
     }
 
     #[test]

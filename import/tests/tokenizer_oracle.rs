@@ -91,6 +91,15 @@ impl Family {
         assert!(compared >= TEXTS, "only {compared} texts could be compared");
     }
 
+    /// A megabyte of one thing, which the reference cannot do: quadratic time would not end.
+    fn check_long(&self) {
+        for unit in ["a", " ", "1", "\n", " \n", "<"] {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let ids = self.ours.encode(&text, Special::Text);
+            assert!(self.ours.decode(&ids) == text, "{unit:?}");
+        }
+    }
+
     /// Out to GGUF and in again: the same tables.
     fn check_gguf(&self) {
         let exported = to_gguf(&self.ours.vocabulary()).unwrap();
@@ -230,6 +239,7 @@ fn check(mut family: Family) {
     family.check("");
     family.check_generated();
     family.check_gguf();
+    family.check_long();
 }
 
 #[test]

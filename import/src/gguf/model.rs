@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 use crate::names::{Shape, gguf_name, is_rotary, layout};
 use crate::source::{Data, Source, SourceTensor, check_sizes, fingerprint};
 
+/// What names of an image encoder's tensors begin with, where it lies in the same file.
+const VISION: [&str; 2] = ["v.", "mm."];
+
 /// Describes the GGUF file at `path`.
 pub(crate) fn open(path: &Path) -> Result<Source> {
     let bytes = Arc::new(Bytes::map(path)?);
@@ -65,6 +68,10 @@ fn describe(bytes: &Arc<Bytes>) -> Result<Source> {
             plus_one: false,
         });
     }
+    let all = left.len();
+    left.retain(|name, _| !VISION.iter().any(|prefix| name.starts_with(prefix)));
+    let vision = all - left.len();
+    let lost = (vision > 0).then(|| format!("{vision} tensors of the image encoder are left out"));
     if let Some(name) = left.keys().next() {
         return Err(Error::unsupported("", format!("tensor {name} has no place in a {} model", config.family)));
     }
@@ -83,7 +90,7 @@ fn describe(bytes: &Arc<Bytes>) -> Result<Source> {
         },
         metadata: own.collect(),
         extra: Vec::new(),
-        lost: Vec::new(),
+        lost: lost.into_iter().collect(),
         bytes: bytes.len(),
     })
 }
