@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use critic::file::{Dtype, ModelFile, PlannedTensor, write_model};
@@ -96,12 +97,12 @@ pub enum TemplateState {
 
 /// Reads the model at `source` (a GGUF file, a Hugging Face directory, or a model file) and
 /// writes it to `out`, which is replaced in one step, or left as it was on failure.
-/// `progress` is told the bytes written so far and in all.
+/// `progress` is told the bytes written so far and in all; `Break` cancels.
 pub fn convert(
     source: &Path,
     out: &Path,
     options: &ConvertOptions,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Report> {
     let mut source = open(source)?;
     let mut lost = std::mem::take(&mut source.lost);
@@ -142,7 +143,9 @@ pub fn convert(
     let mut done = 0;
     let write = |writer: &mut std::io::BufWriter<&std::fs::File>| {
         write_model(writer, &metadata, &plan, |index, planned| {
-            progress(done, total);
+            if progress(done, total).is_break() {
+                return Err(critic::Error::Cancelled);
+            }
             done += planned.bytes() as u64;
             if index >= tables {
                 return Ok(tokenizer.tables[index - tables].1.clone());
@@ -171,7 +174,8 @@ pub fn convert(
         bytes = file.len();
         Ok(())
     })?;
-    progress(total, total);
+    // The file has its name by now: it is too late to cancel.
+    _ = progress(total, total);
 
     let mut counts = BTreeMap::new();
     for format in formats {

@@ -39,6 +39,51 @@ pub enum Error {
     /// The chat template cannot be expressed as affixes around messages.
     #[error("chat template: {0}")]
     Template(String),
+    /// Not the name of a model.
+    #[error("{0}")]
+    Name(String),
+    /// A model that is not here, and may not be fetched.
+    #[error("model {model} is not here, and offline mode forbids to fetch it")]
+    Offline {
+        /// Its name.
+        model: String,
+    },
+    /// A download broke off; what came is kept, and the next try goes on from there.
+    #[error("{what}: broke off after {bytes} bytes ({why}); they are kept, run it again to go on")]
+    BrokenOff {
+        /// The address.
+        what: String,
+        /// Bytes that are here.
+        bytes: u64,
+        /// What happened.
+        why: String,
+    },
+    /// A source could not be reached, or did not answer as it should.
+    #[error("{what}: {why}")]
+    Network {
+        /// The address, or the package.
+        what: String,
+        /// What happened.
+        why: String,
+    },
+    /// A source answered that it does not give the file.
+    #[error("{what}: {why}")]
+    Refused {
+        /// The address.
+        what: String,
+        /// What it answered, and what can be done.
+        why: String,
+    },
+    /// A download is not what it should be; it was deleted.
+    #[error("{path}: wrong SHA-256, expected {expected}, found {found}; the download was deleted", path = path.display())]
+    Checksum {
+        /// Where it was.
+        path: PathBuf,
+        /// What it should have been.
+        expected: String,
+        /// What it was.
+        found: String,
+    },
 }
 
 impl Error {

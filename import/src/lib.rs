@@ -25,6 +25,7 @@ mod hf;
 mod model;
 pub mod names;
 mod output;
+pub mod pull;
 mod source;
 pub mod tokenizer;
 

@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "other test programs use the rest")]
 use critic_tests::fixtures;
 
+use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 
 use critic::file::{ModelFile, Part};
@@ -31,7 +32,7 @@ fn options(quant: Quant) -> ConvertOptions {
 }
 
 fn run(source: &Path, out: &Path, quant: Quant) -> Report {
-    convert(source, out, &options(quant), &mut |_, _| {}).unwrap()
+    convert(source, out, &options(quant), &mut |_, _| Continue(())).unwrap()
 }
 
 /// All weights of a model, by name: format and values.
@@ -150,7 +151,11 @@ fn a_model_of_ours_is_quantized_and_renamed() {
     run(&checkpoint("llama-gqa-tied"), &first, Quant::Keep);
     let options = ConvertOptions { quant: Quant::Q4, name: Some("renamed".into()) };
     let mut seen = Vec::new();
-    let report = convert(&first, &second, &options, &mut |done, total| seen.push((done, total))).unwrap();
+    let report = convert(&first, &second, &options, &mut |done, total| {
+        seen.push((done, total));
+        Continue(())
+    })
+    .unwrap();
     assert_eq!((report.read.format.as_str(), report.template), ("critic", TemplateState::Kept));
     assert!(seen.is_sorted() && seen.last().is_some_and(|(done, total)| done == total));
     run(&checkpoint("llama-gqa-tied"), &third, Quant::Q4);
@@ -202,7 +207,7 @@ fn shards_are_one_checkpoint() {
     let index = source.join("model.safetensors.index.json");
     let text = std::fs::read_to_string(&index).unwrap().replace("model-00001", "../model-00001");
     std::fs::write(&index, text).unwrap();
-    let error = convert(&source, &many, &options(Quant::Keep), &mut |_, _| {}).unwrap_err().to_string();
+    let error = convert(&source, &many, &options(Quant::Keep), &mut |_, _| Continue(())).unwrap_err().to_string();
     assert!(error.contains("plain file name"), "{error}");
 }
 
@@ -224,7 +229,7 @@ fn failures_name_the_fault_and_leave_no_file() {
     for (from, to, named) in cases {
         assert!(config.contains(from), "{from}");
         std::fs::write(source.join("config.json"), config.replace(from, to)).unwrap();
-        let error = convert(&source, &out, &options(Quant::Keep), &mut |_, _| {}).unwrap_err().to_string();
+        let error = convert(&source, &out, &options(Quant::Keep), &mut |_, _| Continue(())).unwrap_err().to_string();
         assert!(error.contains(named), "{to}: {error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{to}");
     }
@@ -241,7 +246,7 @@ fn damaged_gguf_files_are_errors() {
     let tables = Gguf::parse(&bytes).unwrap().tensors.values().map(|tensor| tensor.range.start).min().unwrap();
     for len in (0..bytes.len()).step_by(bytes.len() / 60) {
         std::fs::write(&damaged, &bytes[..len]).unwrap();
-        assert!(convert(&damaged, &out, &options(Quant::Keep), &mut |_, _| {}).is_err(), "{len} bytes");
+        assert!(convert(&damaged, &out, &options(Quant::Keep), &mut |_, _| Continue(())).is_err(), "{len} bytes");
     }
     // Anything may come of a changed byte in the tables but a panic.
     let mut state = 1u64;
@@ -252,7 +257,7 @@ fn damaged_gguf_files_are_errors() {
             copy[(state >> 33) as usize % tables] = (state >> 25) as u8;
         }
         std::fs::write(&damaged, &copy).unwrap();
-        _ = convert(&damaged, &out, &options(Quant::Keep), &mut |_, _| {});
+        _ = convert(&damaged, &out, &options(Quant::Keep), &mut |_, _| Continue(()));
     }
 }
 

@@ -185,6 +185,11 @@ pub fn verdict(critique: &str, keep: &str) -> Verdict {
 }
 
 /// The chat up to the point where the critique begins.
+pub fn conversation<'m>(model: &'m Model, request: &Request) -> Result<Conversation<'m>> {
+    Ok(until_critique(model, request, request.validate(model)?))
+}
+
+/// The same for a request that was checked.
 pub(crate) fn until_critique<'m>(model: &'m Model, request: &Request, prompts: &TaskPrompts) -> Conversation<'m> {
     let mut chat = Conversation::new(model.chat(), model.tokenizer(), model.prompts().system.as_deref());
     chat.user(&request.prompt);

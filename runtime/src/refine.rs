@@ -148,6 +148,11 @@ impl Session {
 }
 
 /// The chat up to the point where the refinement begins.
+pub fn conversation<'m>(model: &'m Model, request: &Request, critique: &Critique) -> Result<Conversation<'m>> {
+    Ok(until_refinement(model, request, request.validate(model)?, critique))
+}
+
+/// The same for a request that was checked.
 fn until_refinement<'m>(
     model: &'m Model,
     request: &Request,

@@ -1,0 +1,69 @@
+//! `critic demo`: the loop on a built-in example.
+
+use critic::{Host, Phase, Precision, Request};
+use critic_import::pull::{DEFAULT_MODEL, Name};
+
+use crate::args::DemoArgs;
+use crate::failure::Failure;
+use crate::model::pull_model;
+use crate::output::{Stream, To, line};
+
+const TASK: &str = "general";
+const PROMPT: &str = "Write a short note to a landlord: the heating is broken since Monday, please send someone.";
+const DRAFT: &str = "heating is broke since monday. i am freezing!!! send somone NOW or els.";
+
+pub fn run(args: &DemoArgs) -> Result<(), Failure> {
+    let mut model_args = args.model.clone();
+    if model_args.model.is_none() {
+        model_args.model = Some(pull_model(&DEFAULT_MODEL.parse::<Name>()?, args.offline)?);
+    }
+    let model = model_args.open()?;
+    let mut session = model_args.session(&model, Precision::Fast)?;
+    let request = Request {
+        task: TASK.into(),
+        prompt: PROMPT.into(),
+        response: DRAFT.into(),
+        max_tokens: 256,
+        ..Request::default()
+    };
+    line(&format!("task:  {PROMPT}\n\ndraft: {DRAFT}"))?;
+    let mut stream = Stream::new(false);
+    let mut part = None;
+    let result = session.improve(&request, &mut Host::default(), &mut |event| {
+        let heading = match event.phase {
+            Phase::Critique => "critique",
+            Phase::Refine => "refinement",
+            Phase::Read | Phase::Judge => return stream.show(event.progress, To::Stderr),
+        };
+        if matches!(event.progress, critic::Progress::Text(_)) && part.replace(event.phase) != Some(event.phase) {
+            stream.end_line();
+            if stream.text(&format!("\n{heading}:\n"), To::Stdout).is_break() {
+                return std::ops::ControlFlow::Break(());
+            }
+        }
+        stream.show(event.progress, To::Stdout)
+    });
+    let improvement = stream.finish(result)?;
+    let verdict = match improvement.accepted {
+        true => "accepted: the model prefers the refinement to the draft, in both orders",
+        false => "not accepted: the model does not prefer the refinement in both orders, so the draft would stay",
+    };
+    let timings = session.take_timings();
+    let rate = |tokens: usize, ms: f64| if ms > 0.0 { tokens as f64 * 1e3 / ms } else { 0.0 };
+    let read = timings.prompt_tokens - timings.reused_tokens;
+    line(&format!(
+        "\n{verdict}\nread {:.0} tokens/s, wrote {:.0} tokens/s, {} of {} prompt tokens reused, on {} with {} threads\n\
+         {} parameters are few: this model shows the way, a larger or trained one gives better advice",
+        rate(read, timings.prefill_ms),
+        rate(timings.generated_tokens, timings.decode_ms),
+        timings.reused_tokens,
+        timings.prompt_tokens,
+        session.kernel().name(),
+        session.threads(),
+        millions(model.weights().parameters()),
+    ))
+}
+
+fn millions(parameters: u64) -> String {
+    format!("{} million", parameters / 1_000_000)
+}

@@ -1,0 +1,178 @@
+//! What each command answers, on a small model.
+
+mod support;
+
+use serde_json::Value;
+use support::{Place, tiny, tiny_folder};
+
+#[track_caller]
+fn json(place: &Place, args: &[&str]) -> Value {
+    let output = place.run(args);
+    output.check(0, "");
+    assert_eq!(output.stdout.lines().count(), 1, "{}", output.stdout);
+    serde_json::from_str(&output.stdout).expect("JSON")
+}
+
+#[track_caller]
+fn check_keys(value: &Value, keys: &[&str]) {
+    let found: Vec<_> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut expected = keys.to_vec();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_loop_in_json() {
+    let place = Place::new();
+    tiny(&place);
+    let keys = [
+        "verdict",
+        "critique",
+        "findings",
+        "refinement",
+        "accepted",
+        "utility_advantage",
+        "candidates",
+        "rounds",
+        "timings",
+    ];
+    let words = ["-m", "tiny.critic", "--prompt", "a", "--response", "b", "--max-tokens", "8", "--json"];
+    let critique = json(&place, &[&["critique"], &words[..]].concat());
+    check_keys(&critique, &keys);
+    assert!(critique["refinement"].is_null() && critique["accepted"].is_null() && critique["rounds"].is_null());
+    assert_eq!(critique["findings"], Value::Array(vec![]));
+    check_keys(&critique["candidates"][0], &["critique", "verdict", "utility_advantage"]);
+    let timings = ["prompt_tokens", "reused_tokens", "generated_tokens", "prefill_ms", "decode_ms"];
+    check_keys(&critique["timings"], &timings);
+
+    let refine = json(&place, &[&["refine", "--critique", "Too short."], &words[..]].concat());
+    check_keys(&refine, &keys);
+    assert_eq!((&refine["critique"], refine["accepted"].is_boolean()), (&Value::from("Too short."), true));
+    let kept = json(&place, &[&["refine", "--critique", "No changes needed."], &words[..]].concat());
+    assert_eq!((&kept["verdict"], &kept["refinement"]), (&Value::from("keep"), &Value::Null));
+
+    let improve = json(&place, &[&["improve", "--rounds", "2", "--candidates", "3"], &words[..]].concat());
+    check_keys(&improve, &keys);
+    assert_eq!(improve["candidates"].as_array().map(Vec::len), Some(3));
+    check_keys(&improve["rounds"][0], &["critique", "refinement", "accepted"]);
+}
+
+#[test]
+fn kept_drafts_are_the_answer() {
+    let place = Place::new();
+    tiny(&place);
+    let words =
+        ["refine", "-m", "tiny.critic", "--prompt", "a", "--response", "- b", "--critique", "No changes needed"];
+    assert_eq!(place.run(&words).stdout, "- b\n");
+}
+
+#[test]
+fn generated_text_is_the_same_in_every_way() {
+    let place = Place::new();
+    tiny(&place);
+    let words = ["generate", "-m", "tiny.critic", "--max-tokens", "12", "--temperature", "1", "--seed", "3"];
+    let answer = json(&place, &[&words[..], &["--prompt", "one two", "--json"]].concat());
+    check_keys(&answer, &["text", "tokens", "prompt_tokens", "timings"]);
+    let plain = place.run(&[&words[..], &["--prompt", "one two", "--threads", "1"]].concat());
+    assert_eq!(plain.stdout.trim_end_matches('\n'), answer["text"].as_str().expect("text").trim_end_matches('\n'));
+    place.write("prompt.txt", b"one two");
+    for input in [["--prompt-file", "prompt.txt"], ["--prompt-file", "-"], ["--prompt", "-"]] {
+        let output = place.run_with_input(&[&words[..], &input].concat(), b"one two");
+        assert_eq!(output.stdout, plain.stdout, "{input:?}: {}", output.stderr);
+    }
+}
+
+#[test]
+fn a_gguf_file_is_converted_once() {
+    let place = Place::new();
+    tiny(&place);
+    place.run(&["export", "tiny.critic", "--gguf", "tiny.gguf"]).check(0, "");
+    let words = ["tokenize", "-m", "tiny.gguf", "--text", "one two", "--json"];
+    let first = place.run(&words);
+    first.check(0, "converting tiny.gguf");
+    let second = place.run(&words);
+    assert_eq!((second.stdout, second.stderr), (first.stdout, String::new()));
+}
+
+#[test]
+fn measurements() {
+    let place = Place::new();
+    tiny(&place);
+    let text = "one two three four five six seven eight nine ten ".repeat(4);
+    let score = json(&place, &["score", "-m", "tiny.critic", "--text", &text, "--json"]);
+    check_keys(&score, &["tokens", "logprobs", "perplexity"]);
+    let len = |key: &str| score[key].as_array().expect("an array").len();
+    assert_eq!(len("tokens"), len("logprobs") + 1);
+
+    place.write("text.txt", text.as_bytes());
+    let kl = json(&place, &["kl", "-m", "tiny.critic", "--text-file", "text.txt", "--chunk", "16", "--json"]);
+    check_keys(&kl, &["mean_kl", "same_top", "tokens"]);
+    // Weights in f32 are computed in f32 on either path; keys and values are not.
+    assert!(kl["mean_kl"].as_f64().is_some_and(|kl| (0.0..0.01).contains(&kl)), "{kl}");
+
+    let case = r#"[{"name": "n", "kind": "k", "prompt": "a", "draft": "b", "critique": "c d", "refinement": "e"}]"#;
+    place.write("cases.json", case.as_bytes());
+    let words = ["--prompt-tokens", "16", "--gen-tokens", "4", "--repeat", "2", "--cases", "cases.json", "--json"];
+    let bench =
+        json(&place, &[&["bench", "-m", "tiny.critic", "--kernel", "scalar", "--threads", "1"], &words[..]].concat());
+    check_keys(
+        &bench,
+        &[
+            "kernel",
+            "threads",
+            "prefill_tokens_per_second",
+            "decode_tokens_per_second",
+            "open_ms",
+            "first_token_ms",
+            "resident_bytes",
+            "model_bytes",
+            "cases",
+        ],
+    );
+    assert_eq!((&bench["kernel"], &bench["threads"]), (&Value::from("scalar"), &Value::from(1)));
+}
+
+#[test]
+fn logits_are_those_of_the_reference() {
+    let place = Place::new();
+    tiny(&place);
+    let reference = std::fs::read(tiny_folder().join("expected.safetensors")).expect("the reference");
+    let reference = safetensors::SafeTensors::deserialize(&reference).expect("safetensors");
+    let ids = reference.tensor("input_ids").expect("ids");
+    let ids: Vec<u64> = match ids.dtype() {
+        safetensors::Dtype::I64 => {
+            ids.data().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap())).collect()
+        }
+        _ => ids.data().chunks_exact(4).map(|b| u64::from(u32::from_le_bytes(b.try_into().unwrap()))).collect(),
+    };
+    place.write("ids.json", serde_json::to_string(&ids).expect("JSON").as_bytes());
+    let words = ["logits", "-m", "tiny.critic", "--tokens-file", "ids.json", "-o", "logits.safetensors"];
+    place.run(&words).check(0, "");
+    let written = std::fs::read(place.path("logits.safetensors")).expect("the logits");
+    let written = safetensors::SafeTensors::deserialize(&written).expect("safetensors");
+    let floats = |data: &[u8]| -> Vec<f32> {
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+    };
+    let found = written.tensor("logits").expect("logits");
+    assert_eq!(found.shape()[0], ids.len());
+    let (found, expected) = (floats(found.data()), floats(reference.tensor("logits").expect("logits").data()));
+    assert_eq!(found.len(), expected.len());
+    let mean = expected.iter().sum::<f32>() / expected.len() as f32;
+    let deviation = (expected.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / expected.len() as f32).sqrt();
+    let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 1e-3 * deviation, "{worst} of {deviation}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    use std::process::Stdio;
+    let place = Place::new();
+    tiny(&place);
+    let mut command = support::critic(&place);
+    command.args(["generate", "-m", "tiny.critic", "--prompt", "a", "--max-tokens", "100"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("critic runs");
+    drop(child.stdout.take());
+    let output = support::Output::of(child.wait_with_output().expect("it ends"));
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+}
