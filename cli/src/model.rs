@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -98,7 +98,7 @@ fn converted(source: &Path) -> Result<PathBuf, Failure> {
         return Ok(target);
     }
     fs::create_dir_all(&folder).map_err(|error| Failure::file(&folder, error))?;
-    eprintln!("converting {} (once; kept as {})", source.display(), target.display());
+    _ = writeln!(stderr(), "converting {} (once; kept as {})", source.display(), target.display());
     convert_file(&place, &target, &ConvertOptions::default())?;
     Ok(target)
 }

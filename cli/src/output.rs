@@ -73,7 +73,7 @@ pub enum To {
 pub struct Stream {
     quiet: bool,
     bar: Bar,
-    /// Headings, where a person looks.
+    /// Round and part that have their heading.
     headed: Option<(usize, bool)>,
     /// What the last text was written to, and whether it ended its line.
     open_line: Option<To>,
@@ -91,6 +91,8 @@ impl Stream {
     pub fn show(&mut self, progress: Progress, to: To) -> ControlFlow<()> {
         match progress {
             Progress::Prefill { done, total } => {
+                // The bar would wipe out a line that text stands on.
+                self.end_line();
                 self.bar.set(done as u64, Some(total as u64));
                 ControlFlow::Continue(())
             }
@@ -121,11 +123,13 @@ impl Stream {
         self.show(event.progress, to)
     }
 
-    /// A line of its own on standard error, where that is a terminal.
+    /// A line of its own on standard error.
     pub fn heading(&mut self, text: &str) {
-        if !self.quiet && io::stderr().is_terminal() {
+        if !self.quiet {
             self.end_line();
-            eprintln!("\n── {text}");
+            let gap = if io::stderr().is_terminal() { "\n" } else { "" };
+            // Nobody need read it.
+            _ = writeln!(io::stderr(), "{gap}── {text}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Progress bars: on standard error, and only where a person looks at it.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
 use critic_import::pull::PullEvent;
@@ -77,7 +77,7 @@ impl PullProgress {
         match event {
             PullEvent::Note(text) => {
                 self.download.clear();
-                eprintln!("{text}");
+                _ = writeln!(stderr(), "{text}");
             }
             PullEvent::Download(done, total) => self.download.set(done, total),
             PullEvent::Convert(done, total) => {

@@ -273,3 +273,27 @@ fn one_pull_at_a_time() {
     results.iter().for_each(|output| output.check(0, ""));
     assert_eq!(server.seen().len(), 1, "the second one waits for the first");
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_pull_keeps_its_part() {
+    use std::process::{Command, Stdio};
+    let place = Place::new();
+    let (begun, wait_for_begin) = std::sync::mpsc::channel();
+    let server = Server::start(move |_, stream| {
+        _ = stream.write_all(b"HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nContent-Length: 1000000000\r\n\r\n");
+        _ = begun.send(());
+        // A slow sender, until the client hangs up.
+        while stream.write_all(b"x").is_ok() {}
+    });
+    let mut command = support::critic(&place);
+    command.args(["pull", NAME]).env("HF_ENDPOINT", &server.address);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("critic runs");
+    wait_for_begin.recv().expect("a request");
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(status.success());
+    let output = support::Output::of(child.wait_with_output().expect("it ends"));
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(130), "", ""));
+    assert!(!place.path(MODEL).exists());
+    assert!(std::fs::metadata(place.path(PART)).is_ok_and(|part| part.len() < 1_000_000_000));
+}

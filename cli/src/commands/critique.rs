@@ -14,7 +14,7 @@ pub fn run(args: &LoopArgs) -> Result<(), Failure> {
     // What streams is the first candidate, which need not be the one that is chosen.
     let streams = request.candidates == 1;
     let mut stream = Stream::new(args.json || !streams);
-    let result = session.critique(&request, &mut |event| stream.show_event(event, To::Stdout));
+    let result = session.critique(&request, &mut |event| stream.show(event.progress, To::Stdout));
     let critique = stream.finish(result)?;
     if args.json {
         return json(&LoopAnswer::of(&critique, session.take_timings()));

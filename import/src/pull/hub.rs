@@ -156,7 +156,8 @@ fn request(agent: &Agent, url: &str, from: u64, options: &PullOptions, part: &Pa
             true => format!("{here}{location}"),
             false => location,
         };
-        if !next.starts_with("https://") && !(next.starts_with("http://") && here.starts_with("http://")) {
+        let safe = next.starts_with("https://") || (next.starts_with("http://") && here.starts_with("http://"));
+        if !safe {
             return Err(failed(&url, format!("redirects to {next:?}, which is not a safe address")));
         }
         url = next;
