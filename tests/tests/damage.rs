@@ -82,7 +82,9 @@ fn each_header_field() {
         let Some(value) = file.metadata().get(key) else { continue };
         let value: serde_json::Value = serde_json::from_str(value).expect("JSON");
         for field in value.as_object().expect("an object").keys() {
-            for hostile in ["null", "-1", "0", "1", "3", "4294967295", "18446744073709551615", "1e308", "\"x\"", "[]", "{}"] {
+            for hostile in
+                ["null", "-1", "0", "1", "3", "4294967295", "18446744073709551615", "1e308", "\"x\"", "[]", "{}"]
+            {
                 let mut value = value.clone();
                 value[field] = serde_json::from_str(hostile).expect("JSON");
                 let mut json = json.clone();
