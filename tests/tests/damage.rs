@@ -12,7 +12,8 @@ fn model_bytes(name: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("model.critic");
     let options = ConvertOptions { quant: Quant::Q4, ..Default::default() };
-    convert(&data().join("hf").join(name), &file, &options, &mut |_, _| {}).expect("it converts");
+    convert(&data().join("hf").join(name), &file, &options, &mut |_, _| std::ops::ControlFlow::Continue(()))
+        .expect("it converts");
     std::fs::read(file).expect("just written")
 }
 
