@@ -172,7 +172,7 @@ fn prompts_are_replaced_and_weights_stay() {
     let (first, second, third) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
     run(&checkpoint("llama-gqa-tied"), &first, Quant::Keep);
     let mut prompts = Prompts { keep: "Perfect".into(), ..Prompts::default() };
-    let mut write = |prompts: &Prompts| {
+    let write = |prompts: &Prompts| {
         let options = ConvertOptions { prompts: Some(prompts.clone()), ..ConvertOptions::default() };
         convert(&first, &second, &options, &mut |_, _| Continue(()))
     };
