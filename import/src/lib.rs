@@ -1,6 +1,6 @@
 //! Model files in and out of critic: what a host never needs at run time.
 //!
-//! [`convert`] reads a GGUF file, a Hugging Face directory or a model of ours, and writes a
+//! [`convert()`] reads a GGUF file, a Hugging Face directory or a model of ours, and writes a
 //! model of ours; [`export_gguf`] goes the other way. In between stands one description of
 //! a model ([`names`] for its tensors, the runtime's `Config` for the rest), which both
 //! formats are read into:

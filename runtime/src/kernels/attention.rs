@@ -140,7 +140,7 @@ fn attend<S: Simd, E: Element, const N: usize>(s: S, op: AttendSegment<'_, E>) {
     }
 }
 
-/// scores[q][key] = Σ_d query[q][d] · key[d], for whole groups of 16 keys up to `filled`.
+/// `scores[q][key] = Σ_d query[q][d] · key[d]`, for whole groups of 16 keys up to `filled`.
 ///
 /// # Safety
 /// `keys` is `[4, head_dim, 16]`, each query `head_dim` long.
@@ -229,7 +229,7 @@ fn soften<S: Simd>(s: S, scores: &mut [f32; PAGE_TOKENS], softmax: &mut Softmax)
     correction
 }
 
-/// values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]
+/// `values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]`
 ///
 /// # Safety
 /// `rows` is `[64, head_dim]`.

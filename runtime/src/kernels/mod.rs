@@ -1,8 +1,8 @@
 //! Arithmetic: every kernel once, generic over an instruction set, chosen at run time.
 //!
 //! An operation is a plain struct that holds its arguments and implements [`Op`];
-//! [`Kernel::run`] compiles it for each instruction set. [`scalar`] is the specification,
-//! and all others give its very bits (see [`simd`]). A row's result depends on that row
+//! [`Kernel::run`] compiles it for each instruction set. `scalar` is the specification,
+//! and all others give its very bits (see [`Simd`]). A row's result depends on that row
 //! alone: not on how many rows are computed beside it, nor on how work is split.
 //!
 //! Not here: threads (see [`crate::pool`]), the order of operations (see
