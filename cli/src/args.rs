@@ -254,7 +254,7 @@ pub struct InfoArgs {
 
 #[derive(Args)]
 pub struct PullArgs {
-    /// smollm2-135m, or hf:OWNER/REPO/FILE.gguf[@REVISION]
+    /// smollm2-135m, or `hf:OWNER/REPO/FILE.gguf[@REVISION]`
     pub name: String,
     /// Open no connection
     #[arg(long)]
