@@ -10,13 +10,15 @@ const HELP: &str = "\
 cargo xtask check          everything that CI checks, cheapest first
 cargo xtask arm            the runtime's tests for AArch64, under qemu
 cargo xtask bench-peers    this program and llama.cpp on the same file, alternately
-                           [--repeat N] [--threads T] [--out FILE.md]";
+                           [--repeat N] [--threads T] [--out FILE.md]
+cargo xtask check-export   llama.cpp loads what `critic export` wrote, and writes the same text";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("check") => check::all(),
         Some("arm") => arm::run(),
+        Some("check-export") => peers::export(),
         Some("bench-peers") => peers::run(&arguments[1..]),
         _ => {
             eprintln!("{HELP}");

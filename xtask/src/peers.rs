@@ -71,6 +71,25 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     }
 }
 
+/// Exports the real model to GGUF and lets llama.cpp load it: it must write the same text as
+/// from the file that the model was made of.
+pub fn export() -> Result<(), String> {
+    let server_program = llama_server()?;
+    run_command(&mut cargo(&["build", "--release", "--package", "critic-cli"]))?;
+    let (gguf, ours) = models()?;
+    let exported = Path::new("target/exported.gguf");
+    run_command(Command::new("target/release/critic").arg("export").arg(ours).arg("--gguf").arg(exported))?;
+    let prompt = "Three things that a good letter to a landlord needs:";
+    let mut texts = Vec::new();
+    for file in [gguf.as_path(), exported] {
+        let text = Server::start(&server_program, file, 2)?.text(prompt)?;
+        println!("{}: {text:?}", file.display());
+        texts.push(text);
+    }
+    std::fs::remove_file(exported).map_err(|error| error.to_string())?;
+    if texts[0] == texts[1] { Ok(()) } else { Err("the exported file gives another text".into()) }
+}
+
 /// llama-server, installed into a virtual environment below the build folder where it is not there yet.
 /// The program itself, not the package's wrapper, so that ending the process ends the server.
 fn llama_server() -> Result<PathBuf, String> {
@@ -155,12 +174,22 @@ impl Server {
         let request = json!({
             "prompt": tokens, "n_predict": written, "temperature": 0, "cache_prompt": false, "ignore_eos": true
         });
-        let mut answer = ureq::post(format!("{}/completion", self.url))
-            .send_json(&request)
-            .map_err(|error| format!("llama-server: {error}"))?;
-        let answer: Value = answer.body_mut().read_json().map_err(|error| error.to_string())?;
+        let answer = self.ask(&request)?;
         let figure = |key: &str| answer["timings"][key].as_f64().ok_or_else(|| format!("no {key} in {answer}"));
         Ok((figure("prompt_per_second")?, figure("predicted_per_second")?))
+    }
+
+    /// Its greedy continuation of a text.
+    fn text(&self, prompt: &str) -> Result<String, String> {
+        let answer = self.ask(&json!({"prompt": prompt, "n_predict": 40, "temperature": 0}))?;
+        answer["content"].as_str().map(str::to_owned).ok_or_else(|| format!("no text in {answer}"))
+    }
+
+    fn ask(&self, request: &Value) -> Result<Value, String> {
+        let mut answer = ureq::post(format!("{}/completion", self.url))
+            .send_json(request)
+            .map_err(|error| format!("llama-server: {error}"))?;
+        answer.body_mut().read_json().map_err(|error| error.to_string())
     }
 }
 
