@@ -61,8 +61,10 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define CRITIC_MUST_USE __attribute__((warn_unused_result))
+#define CRITIC_INLINE static inline __attribute__((unused))
 #else
 #define CRITIC_MUST_USE
+#define CRITIC_INLINE static inline
 #endif
 
 #ifdef __cplusplus

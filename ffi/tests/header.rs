@@ -26,7 +26,7 @@ const SECTIONS: [(&str, &str); 9] = [
 /// C that no Rust stands for, after the section's types.
 const TEXT_OF: &str = "\
 /* A string that ends in NUL, as a text. NULL is the empty text. */
-static inline critic_text critic_text_of(const char *string) {
+CRITIC_INLINE critic_text critic_text_of(const char *string) {
   critic_text text;
   text.data = string;
   text.len = string == NULL ? 0 : strlen(string);
@@ -56,7 +56,7 @@ fn header() -> String {
     let mut out = fs::read_to_string(root().join("ffi/src/preamble.h")).expect("the preamble");
     for (module, title) in SECTIONS {
         let section = section(module);
-        let rule = "-".repeat(88 - title.len());
+        let rule = "-".repeat(74 - title.len());
         _ = write!(out, "\n/* ---- {title} {rule} */\n\n{}", section.trim_start());
         if module == "text" {
             _ = write!(out, "\n{TEXT_OF}");
@@ -64,7 +64,7 @@ fn header() -> String {
         for name in sized_structs(&section) {
             _ = write!(
                 out,
-                "\n/* All zero, with its size. */\nstatic inline {name} {name}_default(void) {{\n  {name} value;\n  \
+                "\n/* All zero, with its size. */\nCRITIC_INLINE {name} {name}_default(void) {{\n  {name} value;\n  \
                  memset(&value, 0, sizeof value);\n  value.struct_size = sizeof value;\n  return value;\n}}\n"
             );
         }
@@ -74,29 +74,58 @@ fn header() -> String {
 
 fn section(module: &str) -> String {
     let crate_dir = root().join("ffi");
-    let config = cbindgen::Config::from_file(crate_dir.join("cbindgen.toml")).expect("cbindgen.toml");
+    let mut config = cbindgen::Config::from_file(crate_dir.join("cbindgen.toml")).expect("cbindgen.toml");
     let source = crate_dir.join(format!("src/{module}.rs"));
+    // cbindgen leaves out what no function of the same module uses.
+    config.export.include = types(&fs::read_to_string(&source).expect("a module"));
     let bindings = cbindgen::Builder::new().with_config(config).with_src(source).generate().expect("C bindings");
     let mut bytes = Vec::new();
     bindings.write(&mut bytes);
     let text = String::from_utf8(bytes).expect("UTF-8");
-    // One line for a comment of one line.
-    let mut out = String::new();
+    tidy(&text)
+}
+
+/// Names of a module's public types.
+fn types(source: &str) -> Vec<String> {
+    let public = source.lines().filter_map(|line| {
+        ["pub struct ", "pub enum ", "pub type "].iter().find_map(|prefix| line.strip_prefix(prefix))
+    });
+    public.map(|rest| rest.chars().take_while(|&c| c == '_' || c.is_ascii_alphanumeric()).collect()).collect()
+}
+
+/// As somebody would have written it: comments of one line on one line, and enumerations as
+/// constants beside a type of known size, in C and C++ of any version.
+fn tidy(text: &str) -> String {
+    const IF: &str = "#if __STDC_VERSION__ >= 202311L";
+    const END: &str = "#endif // __STDC_VERSION__ >= 202311L";
     let lines: Vec<&str> = text.lines().collect();
+    let mut out: Vec<String> = Vec::new();
     let mut at = 0;
-    while at < lines.len() {
-        let indent = &lines[at][..lines[at].len() - lines[at].trim_start().len()];
-        if lines[at].trim() == "/**" && lines.get(at + 2).is_some_and(|line| line.trim() == "*/") {
+    while let Some(&line) = lines.get(at) {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let one_line = lines.get(at + 2).is_some_and(|line| line.trim() == "*/");
+        if line.trim() == "/**" && one_line {
             let words = lines[at + 1].trim().trim_start_matches('*').trim();
-            _ = writeln!(out, "{indent}/* {words} */");
+            out.push(format!("{indent}/* {words} */"));
             at += 3;
+        } else if line.starts_with("enum ") && lines[at + 1] == IF {
+            let name = line.trim_start_matches("enum ").trim();
+            let integer = lines[at + 2].trim().trim_start_matches(':').trim();
+            assert!(lines[at + 3] == END && lines[at + 4].trim() == "{", "cbindgen's form of enums changed");
+            out.push(format!("typedef {integer} {name};\nenum {{"));
+            at += 5;
+        } else if line == IF {
+            at += lines[at..].iter().position(|line| *line == END).expect("cbindgen's form of enums changed") + 1;
         } else {
             // No tool reads these comments: C's own form will do.
-            _ = writeln!(out, "{}", lines[at].replacen("/**", "/*", 1));
+            let squeezed = line.is_empty() && out.last().is_none_or(String::is_empty);
+            if !squeezed {
+                out.push(line.replacen("/**", "/*", 1));
+            }
             at += 1;
         }
     }
-    out
+    out.join("\n").trim_end().to_owned() + "\n"
 }
 
 /// Structs that begin with their size.
@@ -104,22 +133,13 @@ fn sized_structs(section: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut lines = section.lines();
     while let Some(line) = lines.next() {
-        if line == "typedef struct {" || line.starts_with("typedef struct ") && line.ends_with('{') {
+        if let Some(name) = line.strip_prefix("typedef struct ").and_then(|rest| rest.strip_suffix(" {")) {
             let body: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with('}')).collect();
-            let name = body_name(section, &body);
             // Events are made by the library alone.
             if body.iter().any(|line| line.trim() == "size_t struct_size;") && name != "critic_event" {
-                found.push(name);
+                found.push(name.to_owned());
             }
         }
     }
     found
-}
-
-/// The name behind the closing brace of the struct with this body.
-fn body_name(section: &str, body: &[&str]) -> String {
-    let body = body.join("\n");
-    let after = section.find(&body).expect("taken from there") + body.len();
-    let close = section[after..].trim_start().trim_start_matches('}').trim_start();
-    close[..close.find(';').expect("a type's end")].to_owned()
 }
