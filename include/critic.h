@@ -266,92 +266,79 @@ typedef struct critic_timings {
  * CRITIC_VERDICT_NONE. This and all that follows: any thread; never blocks, never fails
  * unless it says so.
  */
-CRITIC_API critic_verdict critic_result_verdict(const struct critic_result *result);
+CRITIC_API critic_verdict critic_result_verdict(const critic_result *result);
 
 /*
  * The text to go on with: of critic_generate what was written; of critic_refine and
  * critic_improve the last accepted refinement, or else the draft; of others empty. Lives
  * as long as the result, as do all texts below. Of a NULL result empty.
  */
-CRITIC_API critic_text critic_result_text(const struct critic_result *result);
+CRITIC_API critic_text critic_result_text(const critic_result *result);
 
 /*
  * The critique; of critic_improve that of the first round, which is about the draft that was
  * given. Empty where there is none.
  */
-CRITIC_API critic_text critic_result_critique(const struct critic_result *result);
+CRITIC_API critic_text critic_result_critique(const critic_result *result);
 
 /*
  * The refinement, accepted or not; of critic_improve the last one that was accepted, or else
  * the last. Its data is NULL where none was written.
  */
-CRITIC_API critic_text critic_result_refinement(const struct critic_result *result);
+CRITIC_API critic_text critic_result_refinement(const critic_result *result);
 
 /* 1 if a refinement was accepted, else 0. */
-CRITIC_API int32_t critic_result_accepted(const struct critic_result *result);
+CRITIC_API int32_t critic_result_accepted(const critic_result *result);
 
 /*
  * Writes to out what the critique is estimated to gain over leaving the draft as it is, and
  * returns 1; returns 0, and writes nothing, where there is no estimate: it needs a model with
  * an adapter. out may be NULL.
  */
-CRITIC_API
-int32_t critic_result_utility_advantage(const struct critic_result *result,
-                                        float *out);
+CRITIC_API int32_t critic_result_utility_advantage(const critic_result *result, float *out);
 
 /*
  * How many findings there are. Only structured critiques have them; this version writes none,
  * so it is 0.
  */
-CRITIC_API size_t critic_result_finding_count(const struct critic_result *result);
+CRITIC_API size_t critic_result_finding_count(const critic_result *result);
 
 /* Writes one finding to out. CRITIC_INVALID_ARGUMENT where there is none of this index. */
-CRITIC_API
-critic_status critic_result_finding(const struct critic_result *result,
-                                    size_t index,
-                                    struct critic_finding *out);
+CRITIC_API critic_status critic_result_finding(const critic_result *result, size_t index,
+    critic_finding *out);
 
 /* How many critiques the critique was chosen from, itself included; 0 where it was given. */
-CRITIC_API size_t critic_result_candidate_count(const struct critic_result *result);
+CRITIC_API size_t critic_result_candidate_count(const critic_result *result);
 
 /* Writes one candidate to out. CRITIC_INVALID_ARGUMENT where there is none of this index. */
-CRITIC_API
-critic_status critic_result_candidate(const struct critic_result *result,
-                                      size_t index,
-                                      struct critic_candidate *out);
+CRITIC_API critic_status critic_result_candidate(const critic_result *result, size_t index,
+    critic_candidate *out);
 
 /* How many rounds critic_improve took; 0 for other functions. */
-CRITIC_API size_t critic_result_round_count(const struct critic_result *result);
+CRITIC_API size_t critic_result_round_count(const critic_result *result);
 
 /* Writes one round to out. CRITIC_INVALID_ARGUMENT where there is none of this index. */
-CRITIC_API
-critic_status critic_result_round(const struct critic_result *result,
-                                  size_t index,
-                                  struct critic_round *out);
+CRITIC_API critic_status critic_result_round(const critic_result *result, size_t index,
+    critic_round *out);
 
 /*
  * The tokens of critic_tokenize and critic_score, or those that critic_generate wrote; count
  * gets how many. NULL, and 0, where there are none. Live as long as the result.
  */
-CRITIC_API
-const uint32_t *critic_result_tokens(const struct critic_result *result,
-                                     size_t *count);
+CRITIC_API const uint32_t *critic_result_tokens(const critic_result *result, size_t *count);
 
 /*
  * Of critic_score: the natural log-probability of each token but the first, given all before
  * it; count gets how many. NULL, and 0, where there are none. Live as long as the result.
  */
-CRITIC_API
-const double *critic_result_logprobs(const struct critic_result *result,
-                                     size_t *count);
+CRITIC_API const double *critic_result_logprobs(const critic_result *result, size_t *count);
 
 /* Writes where the time went to out. CRITIC_INVALID_ARGUMENT. */
-CRITIC_API
-critic_status critic_result_timings(const struct critic_result *result,
-                                    struct critic_timings *out);
+CRITIC_API critic_status critic_result_timings(const critic_result *result,
+    critic_timings *out);
 
 /* Releases a result, and zeroes its texts. NULL does nothing. Any thread, once. */
-CRITIC_API void critic_result_free(struct critic_result *result);
+CRITIC_API void critic_result_free(critic_result *result);
 
 /* All zero, with its size. */
 CRITIC_INLINE critic_finding critic_finding_default(void) {
@@ -479,12 +466,8 @@ typedef struct critic_model_info {
  * CRITIC_IO, CRITIC_CORRUPT_MODEL (also a file of another format), CRITIC_UNSUPPORTED_MODEL,
  * CRITIC_INVALID_ARGUMENT, CRITIC_OUT_OF_MEMORY. Any thread.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_model_open(const char *path,
-                                const struct critic_model_options *options,
-                                struct critic_model **out,
-                                critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_model_open(const char *path,
+    const critic_model_options *options, critic_model **out, critic_error *error);
 
 /*
  * Opens a model that is in memory, for example one that is linked into the program.
@@ -494,13 +477,8 @@ critic_status critic_model_open(const char *path,
  *
  * All else is as with critic_model_open.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_model_open_memory(const void *data,
-                                       size_t len,
-                                       const struct critic_model_options *options,
-                                       struct critic_model **out,
-                                       critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_model_open_memory(const void *data, size_t len,
+    const critic_model_options *options, critic_model **out, critic_error *error);
 
 /*
  * Opens a model from a file descriptor, for hosts in a sandbox. The descriptor stays yours
@@ -509,20 +487,15 @@ critic_status critic_model_open_memory(const void *data,
  *
  * All else is as with critic_model_open. On Windows CRITIC_IO.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_model_open_fd(int32_t fd,
-                                   const struct critic_model_options *options,
-                                   struct critic_model **out,
-                                   critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_model_open_fd(int32_t fd,
+    const critic_model_options *options, critic_model **out, critic_error *error);
 
 /*
  * Describes a model into info. CRITIC_INVALID_ARGUMENT where model or info is NULL, or
  * info->struct_size is not a size. Any thread; never blocks.
  */
-CRITIC_API
-critic_status critic_model_describe(const struct critic_model *model,
-                                    struct critic_model_info *info);
+CRITIC_API critic_status critic_model_describe(const critic_model *model,
+    critic_model_info *info);
 
 /*
  * The tokens of a text, as the model's own tokenizer sees them, with a
@@ -532,20 +505,15 @@ critic_status critic_model_describe(const struct critic_model *model,
  *
  * CRITIC_INVALID_ARGUMENT. Any thread; takes time in proportion to the text.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_tokenize(const struct critic_model *model,
-                              critic_text text,
-                              uint32_t flags,
-                              critic_result **out,
-                              critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_tokenize(const critic_model *model,
+    critic_text text, uint32_t flags, critic_result **out, critic_error *error);
 
 /*
  * Releases a model. Sessions made from it work on; memory that it borrowed must outlive
  * them too. NULL does nothing. Any thread, once, and after all calls that were given the
  * model have returned.
  */
-CRITIC_API void critic_model_free(struct critic_model *model);
+CRITIC_API void critic_model_free(critic_model *model);
 
 /* All zero, with its size. */
 CRITIC_INLINE critic_model_options critic_model_options_default(void) {
@@ -635,9 +603,8 @@ typedef struct critic_session_info {
  * where an argument is not valid. Beside it a session takes some megabytes of scratch
  * memory. options may be NULL. Any thread; never blocks.
  */
-CRITIC_API
-uint64_t critic_session_bytes(const critic_model *model,
-                              const struct critic_session_options *options);
+CRITIC_API uint64_t critic_session_bytes(const critic_model *model,
+    const critic_session_options *options);
 
 /*
  * Makes a session: starts its threads and takes its scratch memory.
@@ -649,20 +616,15 @@ uint64_t critic_session_bytes(const critic_model *model,
  * CRITIC_INVALID_ARGUMENT (a context longer than the model's, a kernel that this machine
  * lacks), CRITIC_UNSUPPORTED_MODEL. Any thread. Takes milliseconds.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_session_new(const critic_model *model,
-                                 const struct critic_session_options *options,
-                                 struct critic_session **out,
-                                 critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_session_new(const critic_model *model,
+    const critic_session_options *options, critic_session **out, critic_error *error);
 
 /*
  * Describes a session into info. CRITIC_INVALID_ARGUMENT, CRITIC_BUSY, CRITIC_INTERNAL.
  * Never blocks.
  */
-CRITIC_API
-critic_status critic_session_describe(const struct critic_session *session,
-                                      struct critic_session_info *info);
+CRITIC_API critic_status critic_session_describe(const critic_session *session,
+    critic_session_info *info);
 
 /*
  * Stops the call that is running, or, where none is, the next one: it returns
@@ -673,19 +635,19 @@ critic_status critic_session_describe(const struct critic_session *session,
  * Any thread, at any time until the session is freed; also from callbacks and from signal
  * handlers. Never blocks. NULL does nothing.
  */
-CRITIC_API void critic_session_cancel(const struct critic_session *session);
+CRITIC_API void critic_session_cancel(const critic_session *session);
 
 /*
  * Takes back a cancellation that has met no call: for a host that cancelled work which was
  * over already, and now has work that it wants. Any thread; never blocks. NULL does nothing.
  */
-CRITIC_API void critic_session_clear_cancel(const struct critic_session *session);
+CRITIC_API void critic_session_clear_cancel(const critic_session *session);
 
 /*
  * Forgets what was evaluated, zeroes it, and takes back a cancellation. CRITIC_BUSY,
  * CRITIC_INTERNAL, CRITIC_INVALID_ARGUMENT. Never blocks.
  */
-CRITIC_API critic_status critic_session_reset(struct critic_session *session);
+CRITIC_API critic_status critic_session_reset(critic_session *session);
 
 /*
  * Releases a session, ends its threads, and zeroes its memory: all that is left of the texts
@@ -693,7 +655,7 @@ CRITIC_API critic_status critic_session_reset(struct critic_session *session);
  * is in a call with it. From one of its own callbacks it cancels the call, and the session
  * is gone when that returns.
  */
-CRITIC_API void critic_session_free(struct critic_session *session);
+CRITIC_API void critic_session_free(critic_session *session);
 
 /* All zero, with its size. */
 CRITIC_INLINE critic_session_options critic_session_options_default(void) {
@@ -752,7 +714,7 @@ typedef struct critic_event {
  * call anything but the session that it is called from (that is CRITIC_BUSY), and may cancel
  * that one. Returns 0 to go on; any other value ends the call with CRITIC_CANCELLED.
  */
-typedef int32_t (*critic_event_fn)(void *userdata, const struct critic_event *event);
+typedef int32_t (*critic_event_fn)(void *userdata, const critic_event *event);
 
 /* ---- Requests ------------------------------------------------------------------ */
 
@@ -795,10 +757,8 @@ typedef struct critic_message {
  * the call and may take as long as it likes. Returns 0, or any other value to end the call
  * with CRITIC_CALLBACK_FAILED.
  */
-typedef int32_t (*critic_actor_fn)(void *userdata,
-                                   const struct critic_message *messages,
-                                   size_t count,
-                                   struct critic_writer *writer);
+typedef int32_t (*critic_actor_fn)(void *userdata, const critic_message *messages, size_t count,
+    critic_writer *writer);
 
 /*
  * The host's own acceptance check, in place of the model's judgement: a compiler, a test run,
@@ -870,7 +830,7 @@ typedef struct critic_request {
  * CRITIC_CANCELLED: the call is over, and the actor should return, with any value.
  * CRITIC_INVALID_ARGUMENT. Only inside the actor, and on the thread that it was called on.
  */
-CRITIC_API critic_status critic_write(struct critic_writer *writer, critic_text text);
+CRITIC_API critic_status critic_write(critic_writer *writer, critic_text text);
 
 /* All zero, with its size. */
 CRITIC_INLINE critic_request critic_request_default(void) {
@@ -893,12 +853,8 @@ CRITIC_INLINE critic_request critic_request_default(void) {
  * does not know), CRITIC_BUSY, CRITIC_OUT_OF_MEMORY, CRITIC_INTERNAL: after the last one the
  * session is good for critic_session_free alone, after all others it works on.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_critique(critic_session *session,
-                              const critic_request *request,
-                              critic_result **out,
-                              critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_critique(critic_session *session,
+    const critic_request *request, critic_result **out, critic_error *error);
 
 /*
  * Writes a better draft from request->critique, or, where that is empty, from one that it
@@ -908,12 +864,8 @@ critic_status critic_critique(critic_session *session,
  * CRITIC_CALLBACK_FAILED: request->actor or request->accept failed. All else is as with
  * critic_critique.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_refine(critic_session *session,
-                            const critic_request *request,
-                            critic_result **out,
-                            critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_refine(critic_session *session,
+    const critic_request *request, critic_result **out, critic_error *error);
 
 /*
  * Critiques and refines, request->rounds times, until the critique finds nothing to change
@@ -921,12 +873,8 @@ critic_status critic_refine(critic_session *session,
  *
  * All is as with critic_refine; request->critique is not looked at.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_improve(critic_session *session,
-                             const critic_request *request,
-                             critic_result **out,
-                             critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_improve(critic_session *session,
+    const critic_request *request, critic_result **out, critic_error *error);
 
 /*
  * Answers request->prompt as the model does without a critic, or, with CRITIC_RAW_PROMPT,
@@ -934,12 +882,8 @@ critic_status critic_improve(critic_session *session,
  *
  * All is as with critic_critique.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_generate(critic_session *session,
-                              const critic_request *request,
-                              critic_result **out,
-                              critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_generate(critic_session *session,
+    const critic_request *request, critic_result **out, critic_error *error);
 
 /*
  * How likely the model finds a text: critic_result_tokens and critic_result_logprobs.
@@ -948,13 +892,8 @@ critic_status critic_generate(critic_session *session,
  *
  * All else is as with critic_critique; nothing is streamed.
  */
-CRITIC_API
-CRITIC_MUST_USE
-critic_status critic_score(critic_session *session,
-                           critic_text text,
-                           uint32_t flags,
-                           critic_result **out,
-                           critic_error *error);
+CRITIC_API CRITIC_MUST_USE critic_status critic_score(critic_session *session, critic_text text,
+    uint32_t flags, critic_result **out, critic_error *error);
 
 #ifdef __cplusplus
 }

@@ -168,7 +168,6 @@ fn library_is_small_and_exports_only_its_own() {
     let names: Vec<&str> = symbols.lines().map(|line| line.split_whitespace().last().expect("a name")).collect();
     assert!(!names.is_empty() && names.iter().all(|name| name.starts_with("critic_")), "{names:?}");
     let declared = header.lines().filter(|line| line.starts_with("CRITIC_API ")).count();
-    // CRITIC_MUST_USE may stand before the name; the macro itself is no function.
     assert_eq!(names.len(), declared, "what is exported is what is declared");
     let dynamic = text(&run(tool("readelf", "binutils").arg("-d").arg(&library)));
     assert!(dynamic.contains("soname: [libcritic.so.0]"), "{dynamic}");

@@ -114,6 +114,12 @@ fn tidy(text: &str) -> String {
             assert!(lines[at + 3] == END && lines[at + 4].trim() == "{", "cbindgen's form of enums changed");
             out.push(format!("typedef {integer} {name};\nenum {{"));
             at += 5;
+        } else if line.starts_with("CRITIC_API") || line.starts_with("typedef ") && line.contains("(*") {
+            let end = at + lines[at..].iter().position(|line| line.ends_with(';')).expect("a function's end");
+            let words: Vec<&str> = lines[at..=end].iter().flat_map(|line| line.split_whitespace()).collect();
+            // C++ and our typedefs need no tags.
+            out.push(wrapped(&words.join(" ").replace("struct critic_", "critic_")));
+            at = end + 1;
         } else if line == IF {
             at += lines[at..].iter().position(|line| *line == END).expect("cbindgen's form of enums changed") + 1;
         } else {
@@ -126,6 +132,20 @@ fn tidy(text: &str) -> String {
         }
     }
     out.join("\n").trim_end().to_owned() + "\n"
+}
+
+/// A declaration in lines of at most 96 characters.
+fn wrapped(declaration: &str) -> String {
+    let mut lines = vec![String::new()];
+    for part in declaration.split_inclusive(", ") {
+        let line = lines.last_mut().expect("there is one");
+        if line.len() + part.trim_end().len() > 96 {
+            lines.push(format!("    {part}"));
+        } else {
+            line.push_str(part);
+        }
+    }
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 /// Structs that begin with their size.
