@@ -217,6 +217,9 @@ pub struct ConvertArgs {
     /// How weights are stored
     #[arg(long, value_enum, default_value = "keep")]
     pub quant: QuantArg,
+    /// What the critic is told, in the form that `critic info --prompts` shows
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -244,6 +247,9 @@ pub struct InfoArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Print what the critic is told, and nothing else, in the form that `critic convert --prompts` reads
+    #[arg(long, conflicts_with = "json")]
+    pub prompts: bool,
 }
 
 #[derive(Args)]

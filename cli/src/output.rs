@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
 
 use critic::critique::Candidate;
-use critic::{Critique, Finding, Phase, Progress, Round, Timings, Verdict};
+use critic::{Critique, Finding, Phase, Progress, Round, Session, Timings, Verdict};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -18,6 +18,8 @@ pub struct LoopAnswer<'a> {
     pub findings: &'a [Finding],
     pub refinement: Option<&'a str>,
     pub accepted: Option<bool>,
+    /// Whether no text was cut off at the limit of tokens.
+    pub complete: bool,
     pub utility_advantage: Option<f32>,
     pub candidates: &'a [Candidate],
     pub rounds: Option<&'a [Round]>,
@@ -33,6 +35,7 @@ impl<'a> LoopAnswer<'a> {
             findings: &critique.findings,
             refinement: None,
             accepted: None,
+            complete: critique.complete,
             utility_advantage: critique.utility_advantage,
             candidates: &critique.candidates,
             rounds: None,
@@ -58,6 +61,12 @@ fn write_failure(error: io::Error) -> Failure {
         ErrorKind::BrokenPipe => Failure::ClosedPipe,
         _ => Failure::Failed(format!("standard output: {error}")),
     }
+}
+
+/// Whether a text that was just cut off had all of the context.
+pub fn is_full(session: &Session) -> bool {
+    // The last token that was chosen is not evaluated.
+    session.sequence().len() + 1 >= session.context_tokens()
 }
 
 /// Where a text is streamed to.
@@ -131,6 +140,17 @@ impl Stream {
             // Nobody need read it.
             _ = writeln!(io::stderr(), "{gap}── {text}");
         }
+    }
+
+    /// Says that a text was cut off, at `limit` tokens or, where it is `full`, by the context.
+    pub fn cut(&mut self, what: &str, limit: usize, full: bool) {
+        self.end_line();
+        let why = match full {
+            true => "where the context ends: shorten the texts, or use a longer context".to_owned(),
+            false => format!("at {limit} tokens: raise --max-tokens"),
+        };
+        // Nobody need read it.
+        _ = writeln!(io::stderr(), "the {what} was cut {why}");
     }
 
     /// Writes text at once.

@@ -31,6 +31,7 @@ fn the_loop_in_json() {
         "findings",
         "refinement",
         "accepted",
+        "complete",
         "utility_advantage",
         "candidates",
         "rounds",
@@ -54,7 +55,54 @@ fn the_loop_in_json() {
     let improve = json(&place, &[&["improve", "--rounds", "2", "--candidates", "3"], &words[..]].concat());
     check_keys(&improve, &keys);
     assert_eq!(improve["candidates"].as_array().map(Vec::len), Some(3));
-    check_keys(&improve["rounds"][0], &["critique", "refinement", "accepted"]);
+    check_keys(&improve["rounds"][0], &["critique", "refinement", "accepted", "complete"]);
+}
+
+#[test]
+fn texts_that_were_cut_do_not_look_finished() {
+    let place = Place::new();
+    tiny(&place);
+    let words = ["-m", "tiny.critic", "--prompt", "a", "--response", "b", "--max-tokens", "8"];
+    let said = |what: &str| format!("the {what} was cut at 8 tokens: raise --max-tokens");
+    place.run(&[&["critique"], &words[..]].concat()).check(0, &said("critique"));
+    place.run(&[&["refine", "--critique", "Too short."], &words[..]].concat()).check(0, &said("refinement"));
+    let improve = place.run(&[&["improve"], &words[..]].concat());
+    improve.check(0, &said("critique"));
+    improve.check(0, &said("refinement"));
+    assert_eq!(improve.stdout, "b\n");
+    let refine = json(&place, &[&["refine", "--critique", "Too short.", "--json"], &words[..]].concat());
+    assert_eq!((&refine["accepted"], &refine["complete"]), (&false.into(), &false.into()));
+    let words = ["-m", "tiny.critic", "--prompt", "a", "--response", "b", "--max-tokens", "0"];
+    place.run(&[&["critique"], &words[..]].concat()).check(0, "the critique was cut where the context ends");
+}
+
+#[test]
+fn prompts_are_shown_edited_and_written() {
+    let place = Place::new();
+    let source = tiny(&place);
+    let shown = place.run(&["info", "tiny.critic", "--prompts"]);
+    shown.check(0, "");
+    assert_eq!(
+        serde_json::from_str::<Value>(&shown.stdout).unwrap(),
+        json(&place, &["info", "tiny.critic", "--json"])["prompts"]
+    );
+    let mut prompts: Value = serde_json::from_str(&shown.stdout).unwrap();
+    prompts["keep"] = "Perfect".into();
+    let mut task = prompts["tasks"]["general"].clone();
+    task["critique"] = "Is this a sonnet?".into();
+    prompts["tasks"]["poetry"] = task;
+    place.write("prompts.json", prompts.to_string().as_bytes());
+    place.run(&["convert", &source.to_string_lossy(), "-o", "poet.critic", "--prompts", "prompts.json"]).check(0, "");
+    let poet = json(&place, &["info", "poet.critic", "--json"]);
+    assert_eq!(poet["prompts"], prompts);
+    assert!(poet["tasks"].as_array().unwrap().contains(&"poetry".into()));
+
+    place.write("prompts.json", br#"{"keep": 3, "tasks": {}}"#);
+    let convert = ["convert", "tiny.critic", "-o", "none.critic", "--prompts", "prompts.json"];
+    place.run(&convert).check(1, "prompts.json: prompts: keep: invalid type: integer `3`");
+    place.write("prompts.json", br#"{"keep": "Fine", "tasks": {}}"#);
+    place.run(&convert).check(1, "tasks is empty");
+    assert!(!place.path("none.critic").exists());
 }
 
 #[test]

@@ -24,8 +24,8 @@ const MOST_STOPS: usize = 64;
 /// The text's bytes live for `'a`.
 pub(crate) unsafe fn text<'a>(text: critic_text, name: &str) -> Outcome<&'a str> {
     // SAFETY: as the caller promises.
-    let bytes = unsafe { text.bytes() }
-        .ok_or_else(|| Failure::invalid(format!("{name}: NULL with {} bytes", text.len)))?;
+    let bytes =
+        unsafe { text.bytes() }.ok_or_else(|| Failure::invalid(format!("{name}: NULL with {} bytes", text.len)))?;
     std::str::from_utf8(bytes)
         .map_err(|error| Failure::invalid(format!("{name} is not UTF-8 at byte {}", error.valid_up_to())))
 }
@@ -103,9 +103,7 @@ impl Asked {
             let messages: Vec<critic_message> = messages.iter().map(message).collect();
             let mut writer = critic_writer::new(emit, cancel);
             // SAFETY: the host gave both together; messages and writer live until it returns.
-            let status = unsafe {
-                callback(userdata, messages.as_ptr(), messages.len(), (&raw mut writer).cast())
-            };
+            let status = unsafe { callback(userdata, messages.as_ptr(), messages.len(), (&raw mut writer).cast()) };
             let text = writer.finish().ok_or(Error::Cancelled)?;
             if status != 0 {
                 failure.set(Some(status));

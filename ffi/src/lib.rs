@@ -5,7 +5,7 @@
 //! decides nothing about critiques.
 //!
 //! Names are those of the header, letter by letter, and so are the comments: cbindgen turns
-//! each module that is listed first below into one section of `include/critic.h`
+//! each public module into one section of `include/critic.h`
 //! (`tests/header.rs` says how). So they speak to a C programmer.
 //!
 //! Behind the sections stand four modules that C does not see: [`boundary`] catches panics
@@ -14,16 +14,16 @@
 #![allow(non_camel_case_types, reason = "the header's names")]
 #![allow(clippy::missing_safety_doc, reason = "each comment is the header's, and states the contract in prose")]
 
-// Sections of the header, in its order.
-pub mod version;
+// Sections of the header.
+pub mod event;
+pub mod model;
+pub mod request;
+pub mod result;
+pub mod run;
+pub mod session;
 pub mod status;
 pub mod text;
-pub mod model;
-pub mod session;
-pub mod event;
-pub mod request;
-pub mod run;
-pub mod result;
+pub mod version;
 
 mod boundary;
 mod convert;

@@ -139,9 +139,14 @@ pub unsafe extern "C" fn critic_model_open(
         // SAFETY: pointers are NULL or the caller's, as the header asks.
         unsafe {
             open(options, out, |memory| {
-                let name = |failure: Failure| Failure { message: format!("{}: {}", path.display(), failure.message), ..failure };
+                let name = |failure: Failure| Failure {
+                    message: format!("{}: {}", path.display(), failure.message),
+                    ..failure
+                };
                 match memory {
-                    critic_memory::CRITIC_MEMORY_COPY => ModelFile::parse(Bytes::read(path)?).map_err(|e| name(e.into())),
+                    critic_memory::CRITIC_MEMORY_COPY => {
+                        ModelFile::parse(Bytes::read(path)?).map_err(|e| name(e.into()))
+                    }
                     _ => Ok(ModelFile::open(path)?),
                 }
             })
@@ -316,7 +321,12 @@ unsafe fn open(
     let held = if file.private_bytes() == 0 { "in place" } else { "copied" };
     model.log(
         critic_severity::CRITIC_NOTE,
-        &format!("opened {} ({}), {} bytes, {held}", model.model.provenance().name, model.model.config().family, file.len()),
+        &format!(
+            "opened {} ({}), {} bytes, {held}",
+            model.model.provenance().name,
+            model.model.config().family,
+            file.len()
+        ),
     );
     // SAFETY: as the caller promises.
     unsafe { put(out, || model) }

@@ -220,20 +220,25 @@ pub unsafe extern "C" fn critic_result_finding(
 ) -> critic_status {
     // SAFETY: pointers are NULL or the caller's.
     unsafe {
-        item(result, |r| r.findings.get(index), out, |finding| critic_finding {
-            struct_size: 0,
-            start: finding.start as u64,
-            end: finding.end as u64,
-            severity: match finding.severity {
-                Severity::Note => critic_severity::CRITIC_NOTE,
-                Severity::Warning => critic_severity::CRITIC_WARNING,
-                Severity::Error => critic_severity::CRITIC_ERROR,
+        item(
+            result,
+            |r| r.findings.get(index),
+            out,
+            |finding| critic_finding {
+                struct_size: 0,
+                start: finding.start as u64,
+                end: finding.end as u64,
+                severity: match finding.severity {
+                    Severity::Note => critic_severity::CRITIC_NOTE,
+                    Severity::Warning => critic_severity::CRITIC_WARNING,
+                    Severity::Error => critic_severity::CRITIC_ERROR,
+                },
+                has_replacement: finding.replacement.is_some().into(),
+                quote: critic_text::of(&finding.quote),
+                message: critic_text::of(&finding.message),
+                replacement: finding.replacement.as_deref().map_or(critic_text::NONE, critic_text::of),
             },
-            has_replacement: finding.replacement.is_some().into(),
-            quote: critic_text::of(&finding.quote),
-            message: critic_text::of(&finding.message),
-            replacement: finding.replacement.as_deref().map_or(critic_text::NONE, critic_text::of),
-        })
+        )
     }
 }
 
@@ -253,14 +258,19 @@ pub unsafe extern "C" fn critic_result_candidate(
 ) -> critic_status {
     // SAFETY: pointers are NULL or the caller's.
     unsafe {
-        item(result, |r| r.candidates.get(index), out, |candidate| critic_candidate {
-            struct_size: 0,
-            critique: critic_text::of(&candidate.critique),
-            verdict: of_verdict(candidate.verdict),
-            has_utility_advantage: candidate.utility_advantage.is_some().into(),
-            utility_advantage: candidate.utility_advantage.unwrap_or(0.0),
-            reserved: 0,
-        })
+        item(
+            result,
+            |r| r.candidates.get(index),
+            out,
+            |candidate| critic_candidate {
+                struct_size: 0,
+                critique: critic_text::of(&candidate.critique),
+                verdict: of_verdict(candidate.verdict),
+                has_utility_advantage: candidate.utility_advantage.is_some().into(),
+                utility_advantage: candidate.utility_advantage.unwrap_or(0.0),
+                reserved: 0,
+            },
+        )
     }
 }
 
@@ -280,13 +290,18 @@ pub unsafe extern "C" fn critic_result_round(
 ) -> critic_status {
     // SAFETY: pointers are NULL or the caller's.
     unsafe {
-        item(result, |r| r.rounds.get(index), out, |round| critic_round {
-            struct_size: 0,
-            critique: critic_text::of(&round.critique),
-            refinement: round.refinement.as_deref().map_or(critic_text::NONE, critic_text::of),
-            accepted: round.accepted.into(),
-            reserved: 0,
-        })
+        item(
+            result,
+            |r| r.rounds.get(index),
+            out,
+            |round| critic_round {
+                struct_size: 0,
+                critique: critic_text::of(&round.critique),
+                refinement: round.refinement.as_deref().map_or(critic_text::NONE, critic_text::of),
+                accepted: round.accepted.into(),
+                reserved: 0,
+            },
+        )
     }
 }
 
@@ -314,14 +329,19 @@ pub unsafe extern "C" fn critic_result_timings(
 ) -> critic_status {
     // SAFETY: pointers are NULL or the caller's.
     unsafe {
-        item(result, |r| Some(&r.timings), out, |timings| critic_timings {
-            struct_size: 0,
-            prompt_tokens: timings.prompt_tokens as u64,
-            reused_tokens: timings.reused_tokens as u64,
-            generated_tokens: timings.generated_tokens as u64,
-            prefill_ms: timings.prefill_ms,
-            decode_ms: timings.decode_ms,
-        })
+        item(
+            result,
+            |r| Some(&r.timings),
+            out,
+            |timings| critic_timings {
+                struct_size: 0,
+                prompt_tokens: timings.prompt_tokens as u64,
+                reused_tokens: timings.reused_tokens as u64,
+                generated_tokens: timings.generated_tokens as u64,
+                prefill_ms: timings.prefill_ms,
+                decode_ms: timings.decode_ms,
+            },
+        )
     }
 }
 

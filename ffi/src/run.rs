@@ -65,9 +65,8 @@ pub unsafe extern "C" fn critic_refine(
                 "" => session.critique(&asked.request, &mut events)?,
                 given => Critique::given(given, session.model()),
             };
-            let refinement = with_host(asked, cancel, |host| {
-                session.refine(&asked.request, &critique, host, &mut events)
-            })?;
+            let refinement =
+                with_host(asked, cancel, |host| session.refine(&asked.request, &critique, host, &mut events))?;
             let keep = critique.verdict == Verdict::Keep;
             let text = if refinement.accepted { refinement.text.clone() } else { asked.request.response.clone() };
             Ok(critic_result {
@@ -202,11 +201,7 @@ unsafe fn call(
 }
 
 /// Runs `work` with the host's own actor and acceptance check.
-fn with_host<T>(
-    asked: &Asked,
-    cancel: &CancelToken,
-    work: impl FnOnce(&mut Host) -> runtime::Result<T>,
-) -> Outcome<T> {
+fn with_host<T>(asked: &Asked, cancel: &CancelToken, work: impl FnOnce(&mut Host) -> runtime::Result<T>) -> Outcome<T> {
     let (actor_failure, accept_failure) = (Cell::new(None), Cell::new(None));
     let mut actor = asked.actor(cancel, &actor_failure);
     let mut accept = asked.accept(cancel, &accept_failure);
@@ -240,7 +235,9 @@ fn prompt_tokens(session: &Session, asked: &Asked) -> Outcome<Vec<u32>> {
         return Ok(session.tokenize(prompt, special));
     }
     if special == Special::Parse {
-        return Err(Failure::invalid("CRITIC_PARSE_CONTROL needs CRITIC_RAW_PROMPT: a chat has its own control tokens"));
+        return Err(Failure::invalid(
+            "CRITIC_PARSE_CONTROL needs CRITIC_RAW_PROMPT: a chat has its own control tokens",
+        ));
     }
     let model = session.model();
     let mut chat = Conversation::new(model.chat(), model.tokenizer(), None);

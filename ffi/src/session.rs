@@ -111,7 +111,8 @@ impl critic_session {
         let body = |session: &mut Session, cancel: &CancelToken| {
             // Time of calls that failed is nobody's.
             session.take_timings();
-            let outcome = if cancel.is_cancelled() { Err(runtime::Error::Cancelled.into()) } else { body(session, cancel) };
+            let outcome =
+                if cancel.is_cancelled() { Err(runtime::Error::Cancelled.into()) } else { body(session, cancel) };
             cancel.reset();
             outcome
         };

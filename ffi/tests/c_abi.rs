@@ -247,7 +247,11 @@ fn threads_and_random_cancels() {
 fn abuse_gets_the_documented_status() {
     let (program, model) = (program("abuse"), small_model());
     let other = root().join("Cargo.toml");
-    for mut command in [Command::new(&program), { let mut v = valgrind(); v.arg(&program); v }] {
+    for mut command in [Command::new(&program), {
+        let mut v = valgrind();
+        v.arg(&program);
+        v
+    }] {
         let output = run(command.arg(&model).arg(&other));
         assert!(output.stderr.is_empty(), "the library said: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use critic::file::{Dtype, ModelFile, PlannedTensor, write_model};
+use critic::file::{Dtype, ModelFile, PlannedTensor, Prompts, write_model};
 use critic::quant::{BLOCK, Format, TILE};
 use critic::tokenizer::{TokenKind, Vocabulary};
 use serde::Serialize;
@@ -46,6 +46,8 @@ pub struct ConvertOptions {
     pub quant: Quant,
     /// Name of the model, instead of the source's own.
     pub name: Option<String>,
+    /// What the critic is told, instead of the source's own prompts.
+    pub prompts: Option<Prompts>,
 }
 
 /// What [`convert`] did.
@@ -121,6 +123,10 @@ pub fn convert(
     provenance.generator = GENERATOR.to_owned();
     if let Some(name) = &options.name {
         provenance.name.clone_from(name);
+    }
+    if let Some(prompts) = &options.prompts {
+        prompts.validate(tokenizer.spec.vocab_size)?;
+        metadata.insert("critic.prompts".into(), json(prompts));
     }
     metadata.insert("critic.config".into(), json(&source.config));
     metadata.insert("critic.tokenizer".into(), json(&tokenizer.spec));

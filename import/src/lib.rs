@@ -25,6 +25,7 @@ mod hf;
 mod model;
 pub mod names;
 mod output;
+mod prompts;
 pub mod pull;
 mod source;
 pub mod tokenizer;
@@ -32,6 +33,7 @@ pub mod tokenizer;
 pub use convert::{ConvertOptions, Quant, Read, Report, TemplateState, Written, convert};
 pub use error::{Error, Result};
 pub use gguf::{ExportReport, export_gguf};
+pub use prompts::read_prompts;
 
 /// Most layers that are read; the runtime's own limit.
 pub(crate) const MAX_LAYERS: usize = 4096;

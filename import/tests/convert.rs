@@ -6,7 +6,7 @@ use critic_tests::fixtures;
 use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 
-use critic::file::{ModelFile, Part};
+use critic::file::{ModelFile, Part, Prompts};
 use critic::quant::Format;
 use critic_import::gguf::{Gguf, blocks};
 use critic_import::names::{Shape, gguf_name, layout};
@@ -149,7 +149,7 @@ fn a_model_of_ours_is_quantized_and_renamed() {
     let folder = folder();
     let (first, second, third) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
     run(&checkpoint("llama-gqa-tied"), &first, Quant::Keep);
-    let options = ConvertOptions { quant: Quant::Q4, name: Some("renamed".into()) };
+    let options = ConvertOptions { quant: Quant::Q4, name: Some("renamed".into()), prompts: None };
     let mut seen = Vec::new();
     let report = convert(&first, &second, &options, &mut |done, total| {
         seen.push((done, total));
@@ -164,6 +164,27 @@ fn a_model_of_ours_is_quantized_and_renamed() {
     assert_eq!(second.provenance().unwrap().name, "renamed");
     assert_eq!(second.chat().unwrap(), third.chat().unwrap());
     assert_eq!(second.tokenizer().unwrap(), third.tokenizer().unwrap());
+}
+
+#[test]
+fn prompts_are_replaced_and_weights_stay() {
+    let folder = folder();
+    let (first, second, third) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+    run(&checkpoint("llama-gqa-tied"), &first, Quant::Keep);
+    let mut prompts = Prompts { keep: "Perfect".into(), ..Prompts::default() };
+    let write = |prompts: &Prompts| {
+        let options = ConvertOptions { prompts: Some(prompts.clone()), ..ConvertOptions::default() };
+        convert(&first, &second, &options, &mut |_, _| Continue(()))
+    };
+    write(&prompts).unwrap();
+    assert_eq!(ModelFile::open(&second).unwrap().prompts().unwrap(), prompts);
+    assert!(weights(&first) == weights(&second));
+    let general = prompts.tasks.get_mut("general").unwrap();
+    general.critique_turn = Some(vec![Part::Control(u32::MAX)]);
+    let why = write(&prompts).unwrap_err().to_string();
+    assert!(why.contains("tasks.general.critique_turn: control token 4294967295"), "{why}");
+    run(&second, &third, Quant::Q8);
+    assert_eq!(ModelFile::open(&third).unwrap().prompts().unwrap().keep, "Perfect", "prompts were lost on the way");
 }
 
 /// A copy of a checkpoint whose tensors are dealt out to `shards` files.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::file::TaskPrompts;
 use crate::model::Model;
 use crate::sampler::Sampling;
-use crate::session::{GenerateOptions, Progress, Session};
+use crate::session::{GenerateOptions, Progress, Session, Stop};
 
 /// What is criticised, and how.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,11 @@ impl Request {
             let known: Vec<_> = tasks.keys().map(String::as_str).collect();
             Error::invalid(format!("unknown task {task:?}; this model knows {}", known.join(", ")))
         })
+    }
+
+    /// An instruction with what was asked in place of `{prompt}`.
+    pub(crate) fn say(&self, instruction: &str) -> String {
+        instruction.replace("{prompt}", &self.prompt)
     }
 
     pub(crate) fn generation(&self) -> GenerateOptions {
@@ -122,6 +127,8 @@ pub struct Critique {
     pub verdict: Verdict,
     /// Exact places; empty unless the critique was structured.
     pub findings: Vec<Finding>,
+    /// Whether the model ended it: false where the limit of tokens cut it off.
+    pub complete: bool,
     /// Estimate of what it gains over *keep*; needs a model with an adapter.
     pub utility_advantage: Option<f32>,
     /// All critiques that it was chosen from, itself included.
@@ -137,6 +144,7 @@ impl Critique {
             text: text.to_owned(),
             verdict: verdict(text, &model.prompts().keep),
             findings: Vec::new(),
+            complete: true,
             utility_advantage: None,
             candidates: Vec::new(),
             tokens: Vec::new(),
@@ -198,7 +206,7 @@ pub(crate) fn until_critique<'m>(model: &'m Model, request: &Request, prompts: &
         Some(parts) => chat.parts(parts),
         None => {
             chat.close_draft();
-            chat.user(&prompts.critique);
+            chat.user(&request.say(&prompts.critique));
             chat.open_assistant();
         }
     }
@@ -249,6 +257,7 @@ impl Session {
             text: generation.text.trim().to_owned(),
             verdict: verdicts[best],
             findings: Vec::new(),
+            complete: generation.stop != Stop::Length,
             utility_advantage: None,
             candidates,
             tokens: generation.tokens,

@@ -16,6 +16,8 @@ pub struct Round {
     pub refinement: Option<String>,
     /// Whether it replaced the draft.
     pub accepted: bool,
+    /// Whether the refinement came to its end: false where the limit of tokens cut it off.
+    pub complete: bool,
 }
 
 /// What the loop led to.
@@ -50,6 +52,7 @@ impl Session {
                 critique: critique.text.clone(),
                 refinement: refinement.as_ref().map(|r| r.text.clone()),
                 accepted,
+                complete: refinement.as_ref().is_none_or(|r| r.complete),
             });
             first.get_or_insert(critique);
             match refinement {

@@ -73,7 +73,11 @@ impl Bytes {
     /// Bytes that outlive the program's use of them. Copied if they do not begin on a
     /// cache line, which kernels rely on.
     pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
-        if bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) { Ok(Self(Source::Static(bytes))) } else { Self::try_copy(bytes) }
+        if bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+            Ok(Self(Source::Static(bytes)))
+        } else {
+            Self::try_copy(bytes)
+        }
     }
 
     /// Copies `bytes` to aligned memory, or says that there is none.

@@ -37,6 +37,7 @@ impl Model {
         let chat = file.chat()?.unwrap_or_else(ChatTemplate::plain);
         chat.validate(&tokenizer)?;
         let (prompts, provenance) = (file.prompts()?, file.provenance()?);
+        prompts.validate(tokenizer.vocab_size())?;
         Ok(Arc::new(Self { file, weights, tokenizer, chat, prompts, provenance }))
     }
 

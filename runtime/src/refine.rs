@@ -8,7 +8,7 @@ use crate::critique::{Critique, Event, OnEvent, Phase, Request, Verdict, until_c
 use crate::error::Result;
 use crate::file::TaskPrompts;
 use crate::model::Model;
-use crate::session::{Progress, Session, log_probability};
+use crate::session::{Progress, Session, Stop, log_probability};
 use crate::tokenizer::Special;
 use crate::transformer::Logits;
 
@@ -56,6 +56,9 @@ pub struct Refinement {
     pub text: String,
     /// Whether it was preferred to the draft.
     pub accepted: bool,
+    /// Whether it came to its end: false where the limit of tokens cut it off. It is then
+    /// not accepted, whoever decides.
+    pub complete: bool,
 }
 
 impl Session {
@@ -82,27 +85,31 @@ impl Session {
         let model = self.model().clone();
         let prompts = request.validate(&model)?;
         if critique.verdict == Verdict::Keep {
-            return Ok(Refinement { text: request.response.clone(), accepted: false });
+            return Ok(Refinement { text: request.response.clone(), accepted: false, complete: true });
         }
-        let text = match &mut host.actor {
+        let (text, complete) = match &mut host.actor {
             Some(actor) => {
                 let messages = messages(&model, request, prompts, critique);
-                actor(&messages, &mut |text| {
+                let text = actor(&messages, &mut |text| {
                     on_event(Event { phase: Phase::Refine, round, progress: Progress::Text(text) })
-                })?
+                })?;
+                (text, true)
             }
             None => {
                 let mut chat = until_refinement(&model, request, prompts, critique);
                 let mut report = |progress: Progress| on_event(Event { phase: Phase::Refine, round, progress });
-                self.generate(chat.tokens(), &request.generation(), &mut report)?.text
+                let generation = self.generate(chat.tokens(), &request.generation(), &mut report)?;
+                (generation.text, generation.stop != Stop::Length)
             }
         };
         let text = text.trim_matches('\n').to_owned();
         let accepted = match &mut host.accept {
+            // What was cut off would end a good draft in the middle of a sentence.
+            _ if !complete => false,
             Some(accept) => accept(&request.response, &text)?,
             None => self.judge(request, prompts, &text, round, on_event)?,
         };
-        Ok(Refinement { text, accepted })
+        Ok(Refinement { text, accepted, complete })
     }
 
     /// The model's own judgement, with the two answers in both orders: the refinement must
@@ -169,7 +176,7 @@ fn until_refinement<'m>(
         Some(parts) => chat.parts(parts),
         None => {
             chat.close_draft();
-            chat.user(&prompts.refine);
+            chat.user(&request.say(&prompts.refine));
             chat.open_assistant();
         }
     }
@@ -183,9 +190,9 @@ fn messages(model: &Model, request: &Request, prompts: &TaskPrompts, critique: &
     let rest = [
         message(Role::User, &request.prompt),
         message(Role::Assistant, &request.response),
-        message(Role::User, &prompts.critique),
+        message(Role::User, &request.say(&prompts.critique)),
         message(Role::Assistant, &critique.text),
-        message(Role::User, &prompts.refine),
+        message(Role::User, &request.say(&prompts.refine)),
     ];
     system.into_iter().chain(rest).collect()
 }

@@ -2,7 +2,6 @@
 
 pub mod fixtures;
 
-use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -22,8 +21,10 @@ pub const ARCHITECTURES: [&str; 6] =
 pub fn small(name: &str, quant: Quant) -> Arc<Model> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("model.critic");
-    convert(&data().join("hf").join(name), &file, &ConvertOptions { quant, ..Default::default() }, &mut |_, _| Continue(()))
-        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    convert(&data().join("hf").join(name), &file, &ConvertOptions { quant, ..Default::default() }, &mut |_, _| {
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap_or_else(|error| panic!("{name}: {error}"));
     Model::from_bytes(Bytes::read(&file).expect("just written")).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -35,7 +36,8 @@ pub fn smollm2_path() -> PathBuf {
     let file = source.with_extension("critic");
     let newer = |a: &Path, b: &Path| Some(a.metadata().ok()?.modified().ok()? > b.metadata().ok()?.modified().ok()?);
     if newer(&file, &source) != Some(true) || Model::open(&file).is_err() {
-        convert(&source, &file, &ConvertOptions::default(), &mut |_, _| Continue(())).expect("SmolLM2 converts");
+        convert(&source, &file, &ConvertOptions::default(), &mut |_, _| std::ops::ControlFlow::Continue(()))
+            .expect("SmolLM2 converts");
     }
     file
 }

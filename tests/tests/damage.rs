@@ -12,7 +12,8 @@ fn model_bytes(name: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("model.critic");
     let options = ConvertOptions { quant: Quant::Q4, ..Default::default() };
-    convert(&data().join("hf").join(name), &file, &options, &mut |_, _| {}).expect("it converts");
+    convert(&data().join("hf").join(name), &file, &options, &mut |_, _| std::ops::ControlFlow::Continue(()))
+        .expect("it converts");
     std::fs::read(file).expect("just written")
 }
 
@@ -82,7 +83,9 @@ fn each_header_field() {
         let Some(value) = file.metadata().get(key) else { continue };
         let value: serde_json::Value = serde_json::from_str(value).expect("JSON");
         for field in value.as_object().expect("an object").keys() {
-            for hostile in ["null", "-1", "0", "1", "3", "4294967295", "18446744073709551615", "1e308", "\"x\"", "[]", "{}"] {
+            for hostile in
+                ["null", "-1", "0", "1", "3", "4294967295", "18446744073709551615", "1e308", "\"x\"", "[]", "{}"]
+            {
                 let mut value = value.clone();
                 value[field] = serde_json::from_str(hostile).expect("JSON");
                 let mut json = json.clone();

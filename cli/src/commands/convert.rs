@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use critic_import::{ConvertOptions, TemplateState};
+use critic_import::{ConvertOptions, TemplateState, read_prompts};
 
 use crate::args::ConvertArgs;
 use crate::failure::Failure;
@@ -10,7 +10,8 @@ use crate::model::convert_file;
 use crate::output::{json, line};
 
 pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
-    let options = ConvertOptions { quant: args.quant.into(), ..ConvertOptions::default() };
+    let prompts = args.prompts.as_deref().map(read_prompts).transpose()?;
+    let options = ConvertOptions { quant: args.quant.into(), prompts, ..ConvertOptions::default() };
     let report = convert_file(&args.source, &args.output, &options)?;
     if args.json {
         return json(&report);

@@ -4,7 +4,7 @@ use critic::Precision;
 
 use crate::args::LoopArgs;
 use crate::failure::Failure;
-use crate::output::{LoopAnswer, Stream, To, json, line};
+use crate::output::{LoopAnswer, Stream, To, is_full, json, line};
 use crate::text::Source;
 
 pub fn run(args: &LoopArgs) -> Result<(), Failure> {
@@ -16,6 +16,9 @@ pub fn run(args: &LoopArgs) -> Result<(), Failure> {
     let mut stream = Stream::new(args.json || !streams);
     let result = session.critique(&request, &mut |event| stream.show(event.progress, To::Stdout));
     let critique = stream.finish(result)?;
+    if !critique.complete {
+        stream.cut("critique", request.max_tokens, is_full(&session));
+    }
     if args.json {
         return json(&LoopAnswer::of(&critique, session.take_timings()));
     }

@@ -9,8 +9,9 @@ use crate::model::pull_model;
 use crate::output::{Stream, To, line};
 
 const TASK: &str = "general";
-const PROMPT: &str = "Write a short note to a landlord: the heating is broken since Monday, please send someone.";
-const DRAFT: &str = "heating is broke since monday. i am freezing!!! send somone NOW or els.";
+// Something that the smallest model can do, so that there is a refinement worth reading.
+const PROMPT: &str = "Write a product description for a steel water bottle that keeps drinks cold for 24 hours.";
+const DRAFT: &str = "this bottle is good. it is made of steel. it keep drinks cold for 24 hour.";
 
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let mut model_args = args.model.clone();
@@ -44,9 +45,13 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         stream.show(event.progress, To::Stdout)
     });
     let improvement = stream.finish(result)?;
-    let verdict = match improvement.accepted {
-        true => "accepted: the model prefers the refinement to the draft, in both orders",
-        false => "not accepted: the model does not prefer the refinement in both orders, so the draft would stay",
+    let verdict = match improvement.rounds.last() {
+        Some(round) if round.accepted => "accepted: the model prefers the refinement to the draft, in both orders",
+        Some(round) if !round.complete => "not accepted: the refinement was cut off, so the draft would stay",
+        Some(round) if round.refinement.is_some() => {
+            "not accepted: the model does not prefer the refinement in both orders, so the draft would stay"
+        }
+        _ => "the model finds nothing to change, so the draft stays",
     };
     let timings = session.take_timings();
     let rate = |tokens: usize, ms: f64| if ms > 0.0 { tokens as f64 * 1e3 / ms } else { 0.0 };

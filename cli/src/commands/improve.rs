@@ -7,7 +7,7 @@ use critic::{Host, Phase, Precision};
 
 use crate::args::LoopArgs;
 use crate::failure::Failure;
-use crate::output::{LoopAnswer, Stream, To, json, line};
+use crate::output::{LoopAnswer, Stream, To, is_full, json, line};
 use crate::text::Source;
 
 pub fn run(args: &LoopArgs) -> Result<(), Failure> {
@@ -22,6 +22,14 @@ pub fn run(args: &LoopArgs) -> Result<(), Failure> {
     });
     let improvement = stream.finish(result)?;
     let last = improvement.rounds.last();
+    if !improvement.critique.complete {
+        stream.cut("critique", request.max_tokens, false);
+    }
+    // One that was cut off ends the loop.
+    let refined = last.is_none_or(|round| round.complete);
+    if !refined {
+        stream.cut("refinement", request.max_tokens, is_full(&session));
+    }
     if args.json {
         let refinement = match improvement.accepted {
             true => Some(improvement.text.as_str()),
@@ -29,7 +37,8 @@ pub fn run(args: &LoopArgs) -> Result<(), Failure> {
         };
         let answer = LoopAnswer::of(&improvement.critique, session.take_timings());
         let (accepted, rounds) = (Some(improvement.accepted), Some(improvement.rounds.as_slice()));
-        return json(&LoopAnswer { refinement, accepted, rounds, ..answer });
+        let complete = improvement.critique.complete && refined;
+        return json(&LoopAnswer { refinement, accepted, complete, rounds, ..answer });
     }
     // What was written last is the answer only if it was taken.
     let shown = watched && last.is_some_and(|round| round.accepted);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use critic::Model;
-use critic::file::{AdapterSpec, Affixes, Config, FORMAT_VERSION, Part, Provenance, matrix_format};
+use critic::file::{AdapterSpec, Affixes, Config, FORMAT_VERSION, Part, Prompts, Provenance, matrix_format};
 use critic::tokenizer::{Algorithm, Splitter};
 use serde::Serialize;
 
@@ -29,6 +29,8 @@ struct Answer<'a> {
     chat_template: String,
     tasks: Vec<&'a str>,
     keep: &'a str,
+    /// In force: the file's own, or the defaults.
+    prompts: &'a Prompts,
     adapter: Option<AdapterSpec>,
 }
 
@@ -53,6 +55,10 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     let model = args.model.clone().or_else(|| args.model_flag.clone());
     let path = ModelArgs { model, threads: None, kernel: None, context: None }.path()?;
     let model = Model::open(&path)?;
+    if args.prompts {
+        let text = serde_json::to_string_pretty(model.prompts()).map_err(|error| Failure::Failed(error.to_string()))?;
+        return line(&text);
+    }
     let file = model.file();
     let mut tensors: BTreeMap<String, Tensors> = BTreeMap::new();
     for (name, info) in file.tensors() {
@@ -90,6 +96,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
         chat_template: rendered(&model),
         tasks: model.prompts().tasks.keys().map(String::as_str).collect(),
         keep: &model.prompts().keep,
+        prompts: model.prompts(),
         adapter: file.adapter()?,
     };
     if args.json { json(&answer) } else { line(&text(&answer)) }

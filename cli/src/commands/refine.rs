@@ -5,7 +5,7 @@ use critic::{Critique, Host, Phase, Precision, Verdict};
 
 use crate::args::RefineArgs;
 use crate::failure::Failure;
-use crate::output::{LoopAnswer, Stream, To, json, line};
+use crate::output::{LoopAnswer, Stream, To, is_full, json, line};
 use crate::text::Source;
 
 pub fn run(args: &RefineArgs) -> Result<(), Failure> {
@@ -27,11 +27,18 @@ pub fn run(args: &RefineArgs) -> Result<(), Failure> {
         Ok((critique, refinement))
     });
     let (critique, refinement) = stream.finish(result)?;
+    if !critique.complete {
+        stream.cut("critique", request.max_tokens, false);
+    }
+    if !refinement.complete {
+        stream.cut("refinement", request.max_tokens, is_full(&session));
+    }
     let keep = critique.verdict == Verdict::Keep;
     if args.request.json {
         let refined = (!keep).then_some(refinement.text.as_str());
         let answer = LoopAnswer::of(&critique, session.take_timings());
-        return json(&LoopAnswer { refinement: refined, accepted: Some(refinement.accepted), ..answer });
+        let complete = critique.complete && refinement.complete;
+        return json(&LoopAnswer { refinement: refined, accepted: Some(refinement.accepted), complete, ..answer });
     }
     if keep {
         stream.heading("nothing needs to change: the draft stays");

@@ -143,7 +143,7 @@ pub enum Part {
 }
 
 /// What the critic is told, by task. Each text is one user message, put after the draft or
-/// after the critique, as it stands.
+/// after the critique; in `critique` and `refine`, `{prompt}` stands for what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompts {
     /// System message of every conversation; `None` leaves the template's own default.

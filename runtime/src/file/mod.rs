@@ -78,7 +78,7 @@ impl ModelFile {
         let data_start = data_start(&bytes)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)
             .map_err(|error| Error::corrupt(format!("not a safetensors file: {error}")))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
+        let metadata: HashMap<String, String> = header.metadata().clone().into_iter().flatten().collect();
         check_version(&metadata)?;
         if !data_start.is_multiple_of(crate::map::ALIGNMENT) {
             return Err(Error::corrupt(format!(

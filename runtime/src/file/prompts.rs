@@ -1,38 +1,62 @@
-//! The default prompts: what a model without its own is told. Short, because small models
-//! follow one clear instruction better than five.
+//! The default prompts: what a model without its own is told.
+//!
+//! One question and a short answer, because small models follow one clear instruction better
+//! than five: each sentence more made their critiques worse. After a critique, a small model
+//! tends to write the critique once more; to be asked again for what was asked for at first
+//! brings it back. It is left out where that is long as a rule: a text to summarize, or code.
 
-use super::metadata::{Prompts, TaskPrompts};
+use super::metadata::{Part, Prompts, TaskPrompts};
+use crate::error::{Error, Result};
+
+impl Prompts {
+    /// There must be a task, and every control part must be a token of the vocabulary.
+    pub fn validate(&self, vocab_size: usize) -> Result<()> {
+        if self.tasks.is_empty() {
+            return Err(Error::corrupt("prompts: tasks is empty, expected one task or more"));
+        }
+        for (task, prompts) in &self.tasks {
+            for (name, turn) in [("critique_turn", &prompts.critique_turn), ("refine_turn", &prompts.refine_turn)] {
+                for part in turn.iter().flatten() {
+                    if let Part::Control(id) = part
+                        && *id as usize >= vocab_size
+                    {
+                        return Err(Error::corrupt(format!(
+                            "prompts: tasks.{task}.{name}: control token {id} is outside the vocabulary of {vocab_size}"
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Default for Prompts {
     fn default() -> Self {
         let tasks = [
-            ("general", "the answer above", "mistakes, missing parts and unclear wording"),
-            (
-                "dialog",
-                "your reply above",
-                "wrong or missing information, a wrong tone, and parts of the question left open",
-            ),
-            (
-                "summarization",
-                "the summary above",
-                "facts that differ from the source, important points left out, and needless words",
-            ),
-            ("qa", "the answer above", "wrong facts, and anything that the question asks for and the answer lacks"),
-            ("math", "the solution above", "the first step that is wrong, by working each step out again"),
-            ("code", "the code above", "bugs, cases that it does not handle, and differences from what was asked"),
+            ("general", "text", "", AGAIN),
+            ("dialog", "reply", "", AGAIN),
+            ("summarization", "summary", " Compare it with the source.", ""),
+            ("qa", "answer", " Check every fact.", AGAIN),
+            ("math", "solution", " Work each step out again.", AGAIN),
+            ("code", "code", " Look for bugs, and for cases that it does not handle.", ""),
         ];
-        let tasks = tasks.into_iter().map(|(task, what, look_for)| {
+        let tasks = tasks.into_iter().map(|(task, what, how, again)| {
             let critique = format!(
-                "Review {what}. Look for {look_for}. List each problem and say how to fix it, in a few short \
-                 sentences. Do not rewrite it. If nothing needs to change, say only: No changes needed."
+                "What is wrong with this {what}, and how can it be better?{how} Answer in two or three sentences. \
+                 Do not rewrite it. If nothing needs to change, say only: {KEEP}."
             );
             let refine = format!(
-                "Now rewrite {what} so that every problem in your review is fixed. Keep all that was right as it is. \
-                 Give only the rewritten text, without comments."
+                "Now write a better {what}: fix these problems, and keep what is right. Give only the {what}.{again}"
             );
             let judge = "Which of the two answers to the request is better, A or B? Say only the letter.".to_owned();
             (task.to_owned(), TaskPrompts { critique, refine, judge, critique_turn: None, refine_turn: None })
         });
-        Self { system: None, keep: "No changes needed".to_owned(), tasks: tasks.collect() }
+        Self { system: None, keep: KEEP.to_owned(), tasks: tasks.collect() }
     }
 }
+
+const KEEP: &str = "No changes needed";
+
+/// What was asked, once more.
+const AGAIN: &str = "\n\n{prompt}";

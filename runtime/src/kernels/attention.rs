@@ -233,6 +233,7 @@ fn soften<S: Simd>(s: S, scores: &mut [f32; PAGE_TOKENS], softmax: &mut Softmax)
 ///
 /// # Safety
 /// `rows` is `[64, head_dim]`.
+#[allow(clippy::needless_range_loop, reason = "q runs over four arrays at once")]
 #[inline(always)]
 unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
     s: S,

@@ -171,7 +171,8 @@ fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     let z = match activation {
         Activation::Silu => x,
         Activation::GeluTanh => {
-            const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+            use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+            const TWICE_SQRT_2_OVER_PI: f32 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
             let cube = s.mul(s.mul(x, x), x);
             s.mul(s.fma(cube, s.splat(0.044715), x), s.splat(TWICE_SQRT_2_OVER_PI))
         }

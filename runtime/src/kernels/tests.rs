@@ -228,16 +228,19 @@ proptest! {
             prop_assert_eq!(&run(kernel), &expected);
         }
         for (block, x) in expected.iter().zip(x.chunks(32)) {
-            for i in 0..32 {
+            for (i, (&code, &x)) in block.0.iter().zip(x).enumerate() {
                 let step = f32::from_bits(block.1[i / 16]);
-                prop_assert!((f32::from(block.0[i]) * step - x[i]).abs() <= step * 0.501);
+                prop_assert!((f32::from(code) * step - x).abs() <= step * 0.501);
             }
         }
     }
 }
 
+/// A page part, and its keys and values.
+type Page<E> = (Vec<E>, Vec<f32>, Vec<f32>);
+
 /// A page part with known keys and values.
-fn page<E: Element>(head_dim: usize, tokens: usize, random: &mut Random) -> (Vec<E>, Vec<f32>, Vec<f32>) {
+fn page<E: Element>(head_dim: usize, tokens: usize, random: &mut Random) -> Page<E> {
     let mut part = vec![E::default(); 2 * PAGE_TOKENS * head_dim];
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     for slot in 0..tokens {
@@ -299,7 +302,7 @@ fn attention<E: Element>() {
 
 /// Softmax attention by its definition, in f64.
 fn check_formula<E>(
-    pages: &[(Vec<E>, Vec<f32>, Vec<f32>)],
+    pages: &[Page<E>],
     queries: &[f32],
     positions: &[usize],
     window: usize,
@@ -307,9 +310,8 @@ fn check_formula<E>(
     softmax: &[(u32, u32)],
     values: &[f32],
 ) {
-    let rows = |part: fn(&(Vec<E>, Vec<f32>, Vec<f32>)) -> &Vec<f32>| -> Vec<f32> {
-        pages.iter().flat_map(|p| part(p).iter().copied()).collect()
-    };
+    let rows =
+        |part: fn(&Page<E>) -> &Vec<f32>| -> Vec<f32> { pages.iter().flat_map(|p| part(p).iter().copied()).collect() };
     let (keys, all_values) = (rows(|p| &p.1), rows(|p| &p.2));
     for (q, &position) in positions.iter().enumerate() {
         let query = &queries[q * head_dim..][..head_dim];

@@ -405,7 +405,7 @@ mod tests {
             // Multiples of 1/4 up to 3.75: representable in every format, so that only
             // misplacement can change them.
             let value = |row: usize, column: usize| {
-                if column % BLOCK == 0 {
+                if column.is_multiple_of(BLOCK) {
                     0.0
                 } else if column % BLOCK == 1 {
                     3.75

@@ -1,0 +1,49 @@
+//! `cargo xtask TASK`: what a contributor or CI runs.
+
+mod arm;
+mod check;
+mod peers;
+
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask check          everything that CI checks, cheapest first
+cargo xtask arm            the runtime's tests for AArch64, under qemu
+cargo xtask bench-peers    this program and llama.cpp on the same file, alternately
+                           [--repeat N] [--threads T] [--out FILE.md]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
+        Some("check") => check::all(),
+        Some("arm") => arm::run(),
+        Some("bench-peers") => peers::run(&arguments[1..]),
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command, shown first, and fails where it fails.
+fn run(command: &mut Command) -> Result<(), String> {
+    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    eprintln!("\n$ {shown}");
+    let status = command.status().map_err(|error| format!("{shown}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown}: {status}")) }
+}
+
+/// A cargo command.
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
