@@ -82,15 +82,16 @@ fn flags() -> Vec<String> {
     text(&output).split_whitespace().map(str::to_owned).collect()
 }
 
-/// Builds a test program of `c/`.
-fn program(name: &str) -> PathBuf {
-    let out = work().join(name);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/c/{name}.c"));
+/// Builds a test program of `c/`, whose file's ending is the language.
+fn program(file: &str) -> PathBuf {
+    let (compiler, standard) = if file.ends_with(".cpp") { ("g++", "c++17") } else { ("gcc", "gnu11") };
+    let out = work().join(file).with_extension("");
     let flags = flags();
-    run(tool("gcc", "gcc")
-        .args(["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+    run(tool(compiler, compiler)
+        .arg(format!("-std={standard}"))
+        .args(["-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
         .arg(&out)
-        .arg(source)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(file))
         .args(flags)
         .arg(format!("-Wl,-rpath,{}", lib().display())));
     out
@@ -222,7 +223,7 @@ fn text_is_that_of_the_command_line() {
     let mut cli = Command::new(target().join("debug/critic"));
     cli.arg("improve").arg("--model").arg(&model).args(["--prompt", PROMPT, "--response", RESPONSE]).args(sampling);
     let answer: serde_json::Value = serde_json::from_slice(&run(&mut cli).stdout).expect("JSON");
-    let said = text(&run(Command::new(program("improve")).arg(&model).args([PROMPT, RESPONSE, "11"])));
+    let said = text(&run(Command::new(program("improve.c")).arg(&model).args([PROMPT, RESPONSE, "11"])));
     let part = |text: &serde_json::Value| {
         let text = text.as_str().unwrap_or_default();
         format!("{}\n{text}", text.len())
@@ -234,18 +235,18 @@ fn text_is_that_of_the_command_line() {
 
 #[test]
 fn cancellation_is_prompt_and_harmless() {
-    print!("{}", text(&run(Command::new(program("cancel")).arg(smollm2_path()))));
+    print!("{}", text(&run(Command::new(program("cancel.c")).arg(smollm2_path()))));
 }
 
 #[test]
 fn threads_and_random_cancels() {
-    print!("{}", text(&run(Command::new(program("threads")).arg(smollm2_path()).arg("6"))));
-    print!("{}", text(&run(valgrind().arg(program("threads")).arg(small_model()).arg("8"))));
+    print!("{}", text(&run(Command::new(program("threads.c")).arg(smollm2_path()).arg("6"))));
+    print!("{}", text(&run(valgrind().arg(program("threads.c")).arg(small_model()).arg("8"))));
 }
 
 #[test]
 fn abuse_gets_the_documented_status() {
-    let (program, model) = (program("abuse"), small_model());
+    let (program, model) = (program("abuse.c"), small_model());
     let other = root().join("Cargo.toml");
     for mut command in [Command::new(&program), {
         let mut v = valgrind();
@@ -255,6 +256,48 @@ fn abuse_gets_the_documented_status() {
         let output = run(command.arg(&model).arg(&other));
         assert!(output.stderr.is_empty(), "the library said: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+#[test]
+fn wrapper_throws_or_returns() {
+    run(valgrind().arg(program("wrapper.cpp")).arg(small_model()));
+    run(valgrind().arg(program("expected.cpp")).arg(small_model()));
+}
+
+#[test]
+fn programs_of_the_guide_compile() {
+    let guide = fs::read_to_string(root().join("docs/embedding.md")).expect("the guide");
+    for (language, compiler, standard) in [("c", "gcc", "c99"), ("cpp", "g++", "c++17")] {
+        let code = guide.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next());
+        let file = work().join(format!("guide.{language}"));
+        fs::create_dir_all(work()).expect("a folder");
+        fs::write(&file, code.expect("a program")).expect("a program");
+        let mut command = tool(compiler, compiler);
+        command.args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I"]).arg(root().join("include"));
+        run(command.arg(format!("-std={standard}")).arg(&file));
+    }
+}
+
+#[test]
+fn cmake_builds_it_inside_another_project() {
+    let (source, build) = (work().join("inside"), work().join("inside-build"));
+    fs::create_dir_all(&source).expect("a folder");
+    let lists = format!(
+        "cmake_minimum_required(VERSION 3.18)\nproject(inside C)\nset(CRITIC_CARGO_TARGET_DIR {})\n\
+         add_subdirectory({} critic)\nadd_executable(inside main.c)\ntarget_link_libraries(inside critic::critic)\n",
+        target().display(),
+        root().display()
+    );
+    fs::write(source.join("CMakeLists.txt"), lists).expect("a project");
+    fs::write(
+        source.join("main.c"),
+        "#include <critic.h>\nint main(void) { return critic_version_number() ? 0 : 1; }\n",
+    )
+    .expect("a program");
+    prefix();
+    run(tool("cmake", "cmake").arg("-S").arg(&source).arg("-B").arg(&build));
+    run(Command::new("cmake").arg("--build").arg(&build));
+    run(&mut Command::new(build.join("inside")));
 }
 
 #[test]
