@@ -206,10 +206,19 @@ fn examples_run_under_valgrind() {
     fs::write(&draft, RESPONSE).expect("a draft");
     // Valgrind knows no AVX-512; where it has no AVX2 either, the scalar kernel would do.
     let kernel = if runtime::Kernel::named("avx2").is_ok() { "avx2" } else { "scalar" };
-    run(valgrind().arg(examples.join("critique")).arg(&model).args([PROMPT, RESPONSE, "4", kernel]));
-    run(valgrind().arg(examples.join("host_actor")).arg(&model).args(["4", kernel]));
-    let watch = ["--once", "--max-tokens", "4", "--kernel", kernel];
-    run(valgrind().arg(examples.join("watch")).arg(&model).arg(&draft).arg(PROMPT).args(watch));
+    // A few tokens take minutes: all at once, for those who have the cores.
+    let mut critique = valgrind();
+    critique.arg(examples.join("critique")).arg(&model).args([PROMPT, RESPONSE, "2", kernel]);
+    let mut actor = valgrind();
+    actor.arg(examples.join("host_actor")).arg(&model).args(["2", kernel]);
+    let mut watch = valgrind();
+    watch.arg(examples.join("watch")).arg(&model).arg(&draft).arg(PROMPT);
+    watch.args(["--once", "--max-tokens", "2", "--kernel", kernel]);
+    std::thread::scope(|scope| {
+        for mut command in [critique, actor, watch] {
+            scope.spawn(move || run(&mut command));
+        }
+    });
 }
 
 #[test]
