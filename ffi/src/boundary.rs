@@ -137,6 +137,17 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_says_nothing() {
+        // The tests' own harness catches what is printed: so the test above runs once more,
+        // in a process that shows it.
+        let program = std::env::current_exe().expect("this program");
+        let test = "boundary::tests::a_panic_becomes_a_status_without_its_message";
+        let output = std::process::Command::new(program).args(["--exact", test, "--nocapture"]).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("panicked") && !said.contains("secret"), "{said}");
+    }
+
+    #[test]
     fn long_messages_are_cut_between_characters() {
         let mut error = critic_error { status: critic_status::CRITIC_OK, message: [1; 252] };
         guard(&mut error, || Err(Failure::invalid("é".repeat(200))));
