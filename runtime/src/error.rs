@@ -37,6 +37,12 @@ pub enum Error {
         /// Tokens that the session may hold.
         available: usize,
     },
+    /// The system has not enough memory for a large buffer.
+    #[error("out of memory: {bytes} bytes could not be had")]
+    OutOfMemory {
+        /// Size of the buffer.
+        bytes: usize,
+    },
     /// The call was cancelled, through [`crate::CancelToken`] or by a callback.
     #[error("cancelled")]
     Cancelled,

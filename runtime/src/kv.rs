@@ -109,6 +109,11 @@ fn zero(words: &mut [u32]) {
     std::hint::black_box(words);
 }
 
+/// Bytes of keys and values that `tokens` tokens take.
+pub fn cache_bytes(config: &Config, precision: Precision, tokens: usize) -> usize {
+    tokens.div_ceil(PAGE_TOKENS) * PageStore::new(config, precision).page_bytes()
+}
+
 /// A context: tokens and their keys and values.
 pub struct Sequence {
     store: Arc<PageStore>,

@@ -4,6 +4,7 @@
 //! host that cannot rule this out opens with [`Bytes::read`], which copies.
 
 use std::fs::File;
+use std::io::Read;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -19,6 +20,8 @@ pub struct Bytes(Source);
 
 enum Source {
     Mapped(memmap2::Mmap),
+    /// Held by somebody else, for as long as the program runs.
+    Static(&'static [u8]),
     /// Over-allocated by one cache line, so that an aligned window fits.
     Owned {
         buffer: Vec<u8>,
@@ -48,8 +51,40 @@ impl Bytes {
 
     /// Reads the whole file into memory: immune to later changes of the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        Ok(Self::copy(&bytes))
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        Self::read_file(&File::open(path).map_err(io)?)?.map_err(io)
+    }
+
+    /// The same for an open file, from its current position. Two results: the memory may
+    /// not be had, and the file may not be readable.
+    pub fn read_file(mut file: &File) -> Result<std::io::Result<Self>> {
+        let len = match file.metadata() {
+            Ok(metadata) => usize::try_from(metadata.len()).map_err(|_| Error::OutOfMemory { bytes: usize::MAX })?,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (mut buffer, start) = aligned(len)?;
+        Ok(file.read_to_end(&mut buffer).map(|read| match buffer.as_ptr().wrapping_add(start).addr() % ALIGNMENT {
+            0 => Self(Source::Owned { buffer, start, len: read }),
+            // The file grew while it was read, and the buffer moved.
+            _ => Self::copy(&buffer[start..]),
+        }))
+    }
+
+    /// Bytes that outlive the program's use of them. Copied if they do not begin on a
+    /// cache line, which kernels rely on.
+    pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
+        if bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+            Ok(Self(Source::Static(bytes)))
+        } else {
+            Self::try_copy(bytes)
+        }
+    }
+
+    /// Copies `bytes` to aligned memory, or says that there is none.
+    pub fn try_copy(bytes: &[u8]) -> Result<Self> {
+        let (mut buffer, start) = aligned(bytes.len())?;
+        buffer.extend_from_slice(bytes);
+        Ok(Self(Source::Owned { buffer, start, len: bytes.len() }))
     }
 
     /// Copies `bytes` to aligned memory.
@@ -65,6 +100,22 @@ impl Bytes {
     pub fn is_mapped(&self) -> bool {
         matches!(self.0, Source::Mapped(_))
     }
+
+    /// Bytes of private memory that this holds: none where a file is mapped, or memory
+    /// of somebody else is used.
+    pub fn private_bytes(&self) -> usize {
+        if let Source::Owned { buffer, .. } = &self.0 { buffer.capacity() } else { 0 }
+    }
+}
+
+/// An empty buffer with room for `len` bytes after its start, which is on a cache line.
+fn aligned(len: usize) -> Result<(Vec<u8>, usize)> {
+    let mut buffer: Vec<u8> = Vec::new();
+    let needed = len.checked_add(ALIGNMENT).ok_or(Error::OutOfMemory { bytes: len })?;
+    buffer.try_reserve_exact(needed).map_err(|_| Error::OutOfMemory { bytes: needed })?;
+    let start = buffer.as_ptr().align_offset(ALIGNMENT);
+    buffer.resize(start, 0);
+    Ok((buffer, start))
 }
 
 impl Deref for Bytes {
@@ -73,6 +124,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Source::Mapped(map) => map,
+            Source::Static(bytes) => bytes,
             Source::Owned { buffer, start, len } => &buffer[*start..*start + *len],
         }
     }

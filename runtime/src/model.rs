@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::file::{ChatTemplate, Config, ModelFile, Prompts, Provenance};
 use crate::map::Bytes;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Special, Tokenizer};
 use crate::transformer::Weights;
 
 /// Weights, tokenizer and prompts of one file. Cheap to share: an [`Arc`] away.
@@ -59,6 +59,13 @@ impl Model {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// `text` as tokens, with a beginning-of-sequence token where the model asks for one.
+    pub fn tokenize(&self, text: &str, special: Special) -> Vec<u32> {
+        let mut tokens: Vec<u32> = self.tokenizer.add_bos().into_iter().collect();
+        self.tokenizer.encode_into(text, special, true, &mut tokens);
+        tokens
     }
 
     /// How messages are rendered; a plain one where the file has none.

@@ -22,6 +22,12 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long a worker stays awake without work: longer than sampling one token takes.
 const AWAKE: Duration = Duration::from_millis(2);
 
+/// Stack of a worker, in bytes. Given because std would otherwise look for a size in the
+/// environment.
+const STACK: usize = 2 << 20;
+/// What the names of workers begin with.
+pub const WORKER_NAME: &str = "critic-";
+
 /// The threads. Dropping joins them.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -83,7 +89,8 @@ impl Pool {
         let workers: Vec<_> = (1..threads)
             .map_while(|worker| {
                 let shared = Arc::clone(&shared);
-                thread::Builder::new().name(format!("critic-{worker}")).spawn(move || work(&shared, worker)).ok()
+                let thread = thread::Builder::new().name(format!("{WORKER_NAME}{worker}")).stack_size(STACK);
+                thread.spawn(move || work(&shared, worker)).ok()
             })
             .collect();
         let handles = workers.iter().map(|worker| worker.thread().clone()).collect();

@@ -209,10 +209,7 @@ impl Session {
 
     /// `text` as tokens, with a beginning-of-sequence token where the model asks for one.
     pub fn tokenize(&self, text: &str, special: crate::tokenizer::Special) -> Vec<u32> {
-        let tokenizer = self.model.tokenizer();
-        let mut tokens: Vec<u32> = tokenizer.add_bos().into_iter().collect();
-        tokenizer.encode_into(text, special, true, &mut tokens);
-        tokens
+        self.model.tokenize(text, special)
     }
 
     /// Continues `prompt`.

@@ -115,6 +115,11 @@ impl ModelFile {
         self.bytes.is_empty()
     }
 
+    /// Bytes of private memory that the file takes: none where it is mapped.
+    pub fn private_bytes(&self) -> usize {
+        self.bytes.private_bytes()
+    }
+
     /// Whether the tensors are mapped from a file rather than held in private memory.
     pub fn is_mapped(&self) -> bool {
         self.bytes.is_mapped()
