@@ -1,7 +1,7 @@
 //! Activations as eight-bit codes, so that products with weights are integer dot products.
 //!
-//! Sixteen columns share a scale: half the block of a weight, which halves the divergence
-//! from f32 that blocks of 32 would cost (docs/performance.md has the trade).
+//! Sixteen columns share a scale: half the block of a weight, so that one large value spoils
+//! the precision of fewer others (docs/performance.md has the divergence from f32).
 
 use super::simd::{Simd, max16};
 use super::{Kernel, Op};
