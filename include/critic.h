@@ -293,7 +293,7 @@ CRITIC_API int32_t critic_result_accepted(const critic_result *result);
 /*
  * Writes to out what the critique is estimated to gain over leaving the draft as it is, and
  * returns 1; returns 0, and writes nothing, where there is no estimate: it needs a model with
- * an adapter. out may be NULL.
+ * an adapter that was trained for it. out may be NULL.
  */
 CRITIC_API int32_t critic_result_utility_advantage(const critic_result *result, float *out);
 
@@ -422,6 +422,16 @@ typedef struct critic_model_options {
   critic_log_fn log;
   /* Handed to log. Must live as long as the model. */
   void *log_userdata;
+  /*
+   * The adapter file that makes a critic of the model, as a path like the model's own; NULL:
+   * the adapter in the model's file, if any.
+   */
+  const char *adapter_path;
+  /*
+   * The bytes of such a file instead, copied or, with CRITIC_MEMORY_BORROW, yours as the
+   * model's are.
+   */
+  critic_text adapter;
 } critic_model_options;
 
 /* What a model is. Make it with critic_model_info_default(). */
@@ -438,7 +448,7 @@ typedef struct critic_model_info {
   uint32_t vocabulary;
   /* The version of the file format. */
   uint32_t format_version;
-  /* 1 if the file holds an adapter, else 0. */
+  /* 1 if the model has an adapter, else 0. */
   uint32_t has_adapter;
   /* What its maker calls it. This and the texts below live as long as the model. */
   critic_text name;
@@ -536,14 +546,11 @@ CRITIC_INLINE critic_model_info critic_model_info_default(void) {
 /* What a session does with a model's adapter: critic_session_options.adapter. */
 typedef uint32_t critic_adapter;
 enum {
-  /* Uses it if the file holds one, and if this version can. */
+  /* Uses it if there is one. */
   CRITIC_ADAPTER_DEFAULT = 0,
   /* The base weights alone. */
   CRITIC_ADAPTER_OFF = 1,
-  /*
-   * Refuses a model without one, with CRITIC_UNSUPPORTED_MODEL. This version applies no
-   * adapters: it refuses all models.
-   */
+  /* Uses it; refuses a model without one, with CRITIC_UNSUPPORTED_MODEL. */
   CRITIC_ADAPTER_ON = 2,
 };
 
@@ -858,8 +865,9 @@ CRITIC_API CRITIC_MUST_USE critic_status critic_critique(critic_session *session
 
 /*
  * Writes a better draft from request->critique, or, where that is empty, from one that it
- * writes first; and decides whether to take it. A critique that finds nothing to change
- * gives the draft back, and no refinement.
+ * writes first; and decides whether to take it: by request->accept, or else by the critique's
+ * utility advantage, or else by the model's own judgement. A critique that finds nothing to
+ * change, or whose utility advantage is too low, gives the draft back, and no refinement.
  *
  * CRITIC_CALLBACK_FAILED: request->actor or request->accept failed. All else is as with
  * critic_critique.
@@ -868,8 +876,8 @@ CRITIC_API CRITIC_MUST_USE critic_status critic_refine(critic_session *session,
     const critic_request *request, critic_result **out, critic_error *error);
 
 /*
- * Critiques and refines, request->rounds times, until the critique finds nothing to change
- * or a refinement is refused. Each round's draft is the last accepted refinement.
+ * Critiques and refines, request->rounds times, until the critique finds nothing to change, or
+ * has too low a utility advantage, or a refinement is refused. Each round's draft is the last accepted refinement.
  *
  * All is as with critic_refine; request->critique is not looked at.
  */

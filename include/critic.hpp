@@ -122,6 +122,9 @@ using log = std::function<void(critic_severity, std::string_view)>;
 struct model_options {
   std::uint32_t memory = CRITIC_MEMORY_DEFAULT;
   critic::log log;
+  // An adapter file, or the bytes of one.
+  std::string adapter_path;
+  std::string_view adapter;
 };
 
 // A model that is open: all threads may use it at once.
@@ -165,6 +168,8 @@ class model {
   static outcome<model> make(model_options options, Open open) {
     critic_model_options c = critic_model_options_default();
     c.memory = options.memory;
+    if (!options.adapter_path.empty()) c.adapter_path = options.adapter_path.c_str();
+    c.adapter = detail::text(options.adapter);
     std::unique_ptr<critic::log> log;
     if (options.log) {
       log = std::make_unique<critic::log>(std::move(options.log));

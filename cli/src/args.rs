@@ -66,6 +66,20 @@ pub struct ModelArgs {
     /// Most tokens of context [default: the model's limit]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
+    #[command(flatten)]
+    pub adapted: AdapterArgs,
+}
+
+/// The adapter that makes a critic of the model.
+#[derive(Args, Clone, Default)]
+pub struct AdapterArgs {
+    /// An adapter for the model: a file of ours, or a folder in PEFT's layout [default: the
+    /// adapter in the model's own file, if any]
+    #[arg(long, value_name = "FILE|DIR")]
+    pub adapter: Option<PathBuf>,
+    /// The base weights alone
+    #[arg(long, conflicts_with = "adapter")]
+    pub no_adapter: bool,
 }
 
 /// How tokens are chosen.
@@ -220,6 +234,15 @@ pub struct ConvertArgs {
     /// What the critic is told, in the form that `critic info --prompts` shows
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
+    /// A LoRA adapter in PEFT's layout, to stand beside the weights
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Add the adapter to the weights instead: the model is then a critic alone, and has no utility advantage
+    #[arg(long, requires = "adapter")]
+    pub merge: bool,
+    /// Merge an activated adapter too, which changes how the prompt and the draft are read
+    #[arg(long, requires = "merge")]
+    pub force: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -244,6 +267,8 @@ pub struct InfoArgs {
     /// The same
     #[arg(long = "model", short, value_name = "MODEL", conflicts_with = "model")]
     pub model_flag: Option<PathBuf>,
+    #[command(flatten)]
+    pub adapted: AdapterArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

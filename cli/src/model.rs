@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use critic::{Kernel, Model, Precision, Session, SessionOptions};
+use critic::quant::Format;
+use critic::{AdapterUse, Bytes, Kernel, Model, ModelFile, Precision, Session, SessionOptions};
 use critic_import::pull::{DEFAULT_MODEL, Name, PullOptions, pull};
-use critic_import::{ConvertOptions, convert};
+use critic_import::{ConvertOptions, convert, read_peft};
 use sha2::{Digest, Sha256};
 
 use crate::args::ModelArgs;
@@ -28,7 +29,20 @@ impl ModelArgs {
 
     /// Opens the model.
     pub fn open(&self) -> Result<Arc<Model>, Failure> {
-        Ok(Model::open(&self.path()?)?)
+        self.open_at(&self.path()?)
+    }
+
+    /// Opens the model at `path`, which is [`ModelArgs::path`], and its adapter.
+    pub fn open_at(&self, path: &Path) -> Result<Arc<Model>, Failure> {
+        Ok(match &self.adapted.adapter {
+            None => Model::open(path)?,
+            Some(adapter) if adapter.is_dir() => {
+                let file = Bytes::copy(&read_peft(adapter)?.to_file(Format::F32)?);
+                let named = |error: critic::Error| Failure::Failed(format!("{}: {error}", adapter.display()));
+                Model::from_files(ModelFile::open(path)?, Some(&ModelFile::parse(file)?)).map_err(named)?
+            }
+            Some(adapter) => Model::open_with_adapter(path, adapter)?,
+        })
     }
 
     /// A session with the options of the command line, which Ctrl-C cancels.
@@ -43,7 +57,8 @@ impl ModelArgs {
         let kernel = self.kernel.as_deref().map(Kernel::named).transpose()?;
         let threads = self.threads.unwrap_or(0) as usize;
         let context_tokens = self.context.unwrap_or(0) as usize;
-        Ok(Session::new(model, &SessionOptions { context_tokens, threads, kernel, precision })?)
+        let adapter = if self.adapted.no_adapter { AdapterUse::Off } else { AdapterUse::Auto };
+        Ok(Session::new(model, &SessionOptions { context_tokens, threads, kernel, precision, adapter })?)
     }
 }
 

@@ -63,6 +63,14 @@ fn write_failure(error: io::Error) -> Failure {
     }
 }
 
+/// Why nothing is made of a critique.
+pub fn not_acted_on(critique: &Critique) -> &'static str {
+    match critique.verdict {
+        Verdict::Keep => "nothing needs to change: the draft stays",
+        Verdict::Revise => "the critique's utility is too low: the draft stays",
+    }
+}
+
 /// Whether a text that was just cut off had all of the context.
 pub fn is_full(session: &Session) -> bool {
     // The last token that was chosen is not evaluated.
@@ -139,6 +147,15 @@ impl Stream {
             let gap = if io::stderr().is_terminal() { "\n" } else { "" };
             // Nobody need read it.
             _ = writeln!(io::stderr(), "{gap}── {text}");
+        }
+    }
+
+    /// Says what a critique is estimated to gain, where there is an estimate.
+    pub fn utility_advantage(&mut self, critique: &Critique) {
+        if let Some(advantage) = critique.utility_advantage {
+            self.end_line();
+            // Nobody need read it.
+            _ = writeln!(io::stderr(), "utility advantage {advantage:+.4}");
         }
     }
 

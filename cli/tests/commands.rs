@@ -2,6 +2,7 @@
 
 mod support;
 
+use critic_tests::adapters::RandomAdapter;
 use serde_json::Value;
 use support::{Place, tiny, tiny_folder};
 
@@ -143,6 +144,40 @@ fn a_gguf_file_is_converted_once() {
 }
 
 #[test]
+fn an_adapter_is_used_shown_and_switched_off() {
+    let place = Place::new();
+    let config = critic_tests::open(&tiny(&place)).config().clone();
+    place.write("adapter.critic", &RandomAdapter::gate(&config));
+    let with = ["-m", "tiny.critic", "--adapter", "adapter.critic"];
+    let words = ["--prompt", "a", "--response", "b", "--max-tokens", "8"];
+    let info = json(&place, &[&["info"], &with[..], &["--json"]].concat());
+    let adapter = &info["adapter"];
+    assert_eq!((&adapter["rank"], &adapter["tensors"]), (&16.into(), &(14 * config.layers).into()));
+    assert_eq!(info["fingerprint"].as_str().map(str::len), Some(16));
+    place.run(&[&["info"], &with[..]].concat()).check(0, "");
+
+    // The threshold is out of reach: a critique is made, and nothing of it.
+    let improved = json(&place, &[&["improve"], &with[..], &words, &["--json", "--candidates", "2"]].concat());
+    assert!(improved["utility_advantage"].is_number() && improved["candidates"][1]["utility_advantage"].is_number());
+    assert_eq!((&improved["accepted"], &improved["refinement"]), (&Value::Bool(false), &Value::Null));
+    place.run(&[&["critique"], &with[..], &words].concat()).check(0, "utility advantage ");
+    let refined = place.run(&[&["refine", "--critique", "Too short."], &with[..], &words].concat());
+    refined.check(0, "utility is too low");
+    assert_eq!(refined.stdout, "b\n");
+    let off = ["-m", "tiny.critic", "--no-adapter"];
+    let plain = json(&place, &[&["critique"], &off[..], &words, &["--json"]].concat());
+    assert!(plain["utility_advantage"].is_null());
+
+    let score = |model: &[&str]| json(&place, &[&["score", "--text", "a b c", "--json"], model].concat());
+    assert_eq!(score(&["-m", "tiny.critic"])["logprobs"], score(&off)["logprobs"]);
+    assert_ne!(score(&with)["logprobs"], score(&off)["logprobs"]);
+    place.run(&[&["critique", "--no-adapter"], &with[..], &words].concat()).check(2, "cannot be used with");
+    let none = ["critique", "-m", "tiny.critic", "--adapter", "tiny.critic"];
+    place.run(&[&none[..], &words].concat()).check(1, "tiny.critic: holds no adapter");
+    place.run(&[&["critique", "-m", "adapter.critic"], &words[..]].concat()).check(1, "is no model");
+}
+
+#[test]
 fn measurements() {
     let place = Place::new();
     tiny(&place);
@@ -168,6 +203,7 @@ fn measurements() {
         &[
             "kernel",
             "threads",
+            "adapter",
             "prefill_tokens_per_second",
             "decode_tokens_per_second",
             "open_ms",

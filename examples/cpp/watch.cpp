@@ -77,8 +77,10 @@ int main(int argc, char **argv) try {
 
   std::filesystem::file_time_type seen;
   for (bool first = true;; first = false) {
-    const auto changed = std::filesystem::last_write_time(path);
-    if (!first && changed == seen) {
+    std::error_code gone;  // an editor may be replacing the file
+    const auto changed = std::filesystem::last_write_time(path, gone);
+    if (first && gone) throw std::filesystem::filesystem_error("cannot watch", path, gone);
+    if (gone || (!first && changed == seen)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
       continue;
     }

@@ -24,7 +24,7 @@ fn structs_are_laid_out_as_in_c() {
     let layouts = layouts! {
         critic_text { data len }
         critic_error { status message }
-        critic_model_options { struct_size memory reserved log log_userdata }
+        critic_model_options { struct_size memory reserved log log_userdata adapter_path adapter }
         critic_model_info {
             struct_size file_bytes private_bytes context_tokens vocabulary format_version has_adapter name family
             licence kernel

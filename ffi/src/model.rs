@@ -54,6 +54,12 @@ pub struct critic_model_options {
     pub log: critic_log_fn,
     /// Handed to log. Must live as long as the model.
     pub log_userdata: *mut c_void,
+    /// The adapter file that makes a critic of the model, as a path like the model's own; NULL:
+    /// the adapter in the model's file, if any.
+    pub adapter_path: *const c_char,
+    /// The bytes of such a file instead, copied or, with CRITIC_MEMORY_BORROW, yours as the
+    /// model's are.
+    pub adapter: critic_text,
 }
 // SAFETY: repr(C), size first; zeros are valid.
 unsafe impl Versioned for critic_model_options {}
@@ -74,7 +80,7 @@ pub struct critic_model_info {
     pub vocabulary: u32,
     /// The version of the file format.
     pub format_version: u32,
-    /// 1 if the file holds an adapter, else 0.
+    /// 1 if the model has an adapter, else 0.
     pub has_adapter: u32,
     /// What its maker calls it. This and the texts below live as long as the model.
     pub name: critic_text,
@@ -94,7 +100,6 @@ pub struct critic_model {
     pub(crate) model: Arc<Model>,
     log: critic_log_fn,
     log_userdata: *mut c_void,
-    has_adapter: bool,
 }
 // SAFETY: the log's contract asks the host for a callback, and userdata, that any thread may use.
 unsafe impl Send for critic_model {}
@@ -137,20 +142,7 @@ pub unsafe extern "C" fn critic_model_open(
         // SAFETY: not NULL, so a string that ends in NUL.
         let path = unsafe { native_path(CStr::from_ptr(path))? };
         // SAFETY: pointers are NULL or the caller's, as the header asks.
-        unsafe {
-            open(options, out, |memory| {
-                let name = |failure: Failure| Failure {
-                    message: format!("{}: {}", path.display(), failure.message),
-                    ..failure
-                };
-                match memory {
-                    critic_memory::CRITIC_MEMORY_COPY => {
-                        ModelFile::parse(Bytes::read(path)?).map_err(|e| name(e.into()))
-                    }
-                    _ => Ok(ModelFile::open(path)?),
-                }
-            })
-        }
+        unsafe { open(options, out, |memory| parse_file(path, memory)) }
     })
 }
 
@@ -227,7 +219,7 @@ pub unsafe extern "C" fn critic_model_describe(
             context_tokens: u32::try_from(config.context).unwrap_or(u32::MAX),
             vocabulary: u32::try_from(config.vocab_size).unwrap_or(u32::MAX),
             format_version: runtime::file::FORMAT_VERSION,
-            has_adapter: this.has_adapter.into(),
+            has_adapter: this.model.adapter().is_some().into(),
             name: critic_text::of(&provenance.name),
             family: critic_text::of(&config.family),
             licence: critic_text::of(&provenance.licence),
@@ -304,19 +296,17 @@ unsafe fn open(
     }
     // SAFETY: as the caller promises.
     let options = unsafe { structs::read(options, "options")? };
-    let (memory, log, log_userdata) = match options {
-        Some(options) => (options.memory, options.log, options.log_userdata),
-        None => (0, None, std::ptr::null_mut()),
-    };
-    let memory = match memory {
+    let (log, log_userdata) = options.map_or((None, std::ptr::null_mut()), |o| (o.log, o.log_userdata));
+    let memory = match options.map_or(0, |options| options.memory) {
         0 => critic_memory::CRITIC_MEMORY_DEFAULT,
         1 => critic_memory::CRITIC_MEMORY_COPY,
         2 => critic_memory::CRITIC_MEMORY_BORROW,
         other => return Err(Failure::invalid(format!("memory is {other}, which is no critic_memory"))),
     };
-    let file = parse(memory)?;
-    let has_adapter = file.adapter()?.is_some();
-    let model = critic_model { model: Model::from_file(file)?, log, log_userdata, has_adapter };
+    // SAFETY: as the caller promises.
+    let adapter = options.map(|options| unsafe { adapter_file(&options, memory) }).transpose()?.flatten();
+    let model = Model::from_files(parse(memory)?, adapter.as_ref())?;
+    let model = critic_model { model, log, log_userdata };
     let file = model.model.file();
     let held = if file.private_bytes() == 0 { "in place" } else { "copied" };
     model.log(
@@ -330,6 +320,41 @@ unsafe fn open(
     );
     // SAFETY: as the caller promises.
     unsafe { put(out, || model) }
+}
+
+/// The adapter that the options name, if they do.
+///
+/// # Safety
+/// Pointers are NULL or as the header asks.
+unsafe fn adapter_file(options: &critic_model_options, memory: critic_memory) -> Outcome<Option<ModelFile>> {
+    let borrow = memory == critic_memory::CRITIC_MEMORY_BORROW;
+    // SAFETY: as with the bytes of a model, which live until the call returns or, where they are
+    // borrowed, as long as the model.
+    let bytes: &'static [u8] = unsafe { options.adapter.bytes() }
+        .ok_or_else(|| Failure::invalid("adapter: NULL with a length, or more than memory can hold"))?;
+    if options.adapter_path.is_null() {
+        return match bytes {
+            [] => Ok(None),
+            bytes if borrow => Ok(Some(ModelFile::parse(Bytes::from_static(bytes)?)?)),
+            bytes => Ok(Some(ModelFile::parse(Bytes::try_copy(bytes)?)?)),
+        };
+    }
+    if !bytes.is_empty() {
+        return Err(Failure::invalid("adapter and adapter_path are both set"));
+    }
+    // SAFETY: not NULL, so a string that ends in NUL.
+    unsafe { parse_file(native_path(CStr::from_ptr(options.adapter_path))?, memory) }.map(Some)
+}
+
+/// Maps the file, or reads it where a copy is wanted.
+fn parse_file(path: &Path, memory: critic_memory) -> Outcome<ModelFile> {
+    match memory {
+        critic_memory::CRITIC_MEMORY_COPY => ModelFile::parse(Bytes::read(path)?).map_err(|error| {
+            let failure = Failure::from(error);
+            Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
+        }),
+        _ => Ok(ModelFile::open(path)?),
+    }
 }
 
 #[cfg(unix)]

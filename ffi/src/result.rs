@@ -191,7 +191,7 @@ pub unsafe extern "C" fn critic_result_accepted(result: *const critic_result) ->
 
 /// Writes to out what the critique is estimated to gain over leaving the draft as it is, and
 /// returns 1; returns 0, and writes nothing, where there is no estimate: it needs a model with
-/// an adapter. out may be NULL.
+/// an adapter that was trained for it. out may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critic_result_utility_advantage(result: *const critic_result, out: *mut f32) -> i32 {
     // SAFETY: NULL or the caller's.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use runtime::chat::Conversation;
 use runtime::refine::{Accept, Actor};
 use runtime::tokenizer::Special;
-use runtime::{CancelToken, Critique, GenerateOptions, Host, Session, Verdict};
+use runtime::{CancelToken, Critique, GenerateOptions, Host, Session};
 
 use crate::boundary::{Failure, Outcome, guard};
 use crate::convert::{self, Asked, callback_failure};
@@ -44,8 +44,9 @@ pub unsafe extern "C" fn critic_critique(
 }
 
 /// Writes a better draft from request->critique, or, where that is empty, from one that it
-/// writes first; and decides whether to take it. A critique that finds nothing to change
-/// gives the draft back, and no refinement.
+/// writes first; and decides whether to take it: by request->accept, or else by the critique's
+/// utility advantage, or else by the model's own judgement. A critique that finds nothing to
+/// change, or whose utility advantage is too low, gives the draft back, and no refinement.
 ///
 /// CRITIC_CALLBACK_FAILED: request->actor or request->accept failed. All else is as with
 /// critic_critique.
@@ -63,15 +64,15 @@ pub unsafe extern "C" fn critic_refine(
             let mut events = asked.events();
             let critique = match asked.critique.as_str() {
                 "" => session.critique(&asked.request, &mut events)?,
-                given => Critique::given(given, session.model()),
+                given => session.given_critique(&asked.request, given, &mut events)?,
             };
             let refinement =
                 with_host(asked, cancel, |host| session.refine(&asked.request, &critique, host, &mut events))?;
-            let keep = critique.verdict == Verdict::Keep;
+            let acted_on = critique.acted_on(session.model());
             let text = if refinement.accepted { refinement.text.clone() } else { asked.request.response.clone() };
             Ok(critic_result {
                 text,
-                refinement: (!keep).then_some(refinement.text),
+                refinement: acted_on.then_some(refinement.text),
                 accepted: refinement.accepted,
                 ..of_critique(critique)
             })
@@ -79,8 +80,9 @@ pub unsafe extern "C" fn critic_refine(
     }
 }
 
-/// Critiques and refines, request->rounds times, until the critique finds nothing to change
-/// or a refinement is refused. Each round's draft is the last accepted refinement.
+/// Critiques and refines, request->rounds times, until the critique finds nothing to change, or
+/// has too low a utility advantage, or a refinement is refused. Each round's draft is the last
+/// accepted refinement.
 ///
 /// All is as with critic_refine; request->critique is not looked at.
 #[unsafe(no_mangle)]

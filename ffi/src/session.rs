@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, TryLockError};
 
-use runtime::{CancelToken, Kernel, Precision, Session, SessionOptions};
+use runtime::{AdapterUse, CancelToken, Kernel, Precision, Session, SessionOptions};
 
 use crate::boundary::{Failure, Outcome, guard};
 use crate::convert;
@@ -16,12 +16,11 @@ use crate::text::critic_text;
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum critic_adapter {
-    /// Uses it if the file holds one, and if this version can.
+    /// Uses it if there is one.
     CRITIC_ADAPTER_DEFAULT = 0,
     /// The base weights alone.
     CRITIC_ADAPTER_OFF = 1,
-    /// Refuses a model without one, with CRITIC_UNSUPPORTED_MODEL. This version applies no
-    /// adapters: it refuses all models.
+    /// Uses it; refuses a model without one, with CRITIC_UNSUPPORTED_MODEL.
     CRITIC_ADAPTER_ON = 2,
 }
 
@@ -138,7 +137,7 @@ unsafe fn hold(this: *const critic_session) -> Outcome<Arc<critic_session>> {
 
 /// # Safety
 /// As for [`structs::read`].
-unsafe fn options_of(model: &critic_model, options: *const critic_session_options) -> Outcome<SessionOptions> {
+unsafe fn options_of(options: *const critic_session_options) -> Outcome<SessionOptions> {
     // SAFETY: as the caller promises.
     let Some(options) = (unsafe { structs::read(options, "options")? }) else { return Ok(SessionOptions::default()) };
     // SAFETY: the text lives until the call returns.
@@ -146,24 +145,18 @@ unsafe fn options_of(model: &critic_model, options: *const critic_session_option
     if options.reserved != 0 {
         return Err(Failure::invalid("reserved is not zero"));
     }
-    match options.adapter {
-        0 | 1 => {}
-        2 => {
-            return Err(Failure::new(
-                critic_status::CRITIC_UNSUPPORTED_MODEL,
-                match model.model.file().adapter()? {
-                    Some(_) => "this version of the library applies no adapters",
-                    None => "the model file holds no adapter",
-                },
-            ));
-        }
+    let adapter = match options.adapter {
+        0 => AdapterUse::Auto,
+        1 => AdapterUse::Off,
+        2 => AdapterUse::On,
         other => return Err(Failure::invalid(format!("adapter is {other}, which is no critic_adapter"))),
-    }
+    };
     Ok(SessionOptions {
         context_tokens: options.context_tokens as usize,
         threads: options.threads as usize,
         kernel: if kernel.is_empty() { None } else { Some(Kernel::named(kernel)?) },
         precision: Precision::Fast,
+        adapter,
     })
 }
 
@@ -180,7 +173,7 @@ pub unsafe extern "C" fn critic_session_bytes(
         // SAFETY: NULL or a model that the caller holds.
         let model = unsafe { model.as_ref() }.ok_or_else(|| Failure::null("model"))?;
         // SAFETY: NULL or the caller's.
-        let options = unsafe { options_of(model, options)? };
+        let options = unsafe { options_of(options)? };
         let config = model.model.config();
         let tokens = if options.context_tokens == 0 { config.context } else { options.context_tokens };
         bytes = runtime::kv::cache_bytes(config, options.precision, tokens) as u64;
@@ -212,7 +205,7 @@ pub unsafe extern "C" fn critic_session_new(
             return Err(Failure::null("out"));
         }
         // SAFETY: NULL or the caller's.
-        let options = unsafe { options_of(model, options)? };
+        let options = unsafe { options_of(options)? };
         let session = Session::new(&model.model, &options)?;
         model.log(
             critic_severity::CRITIC_NOTE,

@@ -4,11 +4,13 @@
 //! folder. Programs are those of `examples/`, and of `c/` beside this file.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use critic_import::{ConvertOptions, Quant, convert};
+use critic_tests::adapters::RandomAdapter;
 use critic_tests::{data, smollm2_path};
 
 const PROMPT: &str = "What is 48 + 24?";
@@ -198,6 +200,31 @@ fn examples_run() {
     assert!(said.contains("draft.txt, 12 bytes") && said.contains("tokens were known already"), "{said}");
 }
 
+/// The watcher gives up a critique when the file changes under it, and critiques the new text.
+#[test]
+fn watching_cancels_what_is_out_of_date() {
+    let draft = work().join("draft-watch.txt");
+    let watch = examples().join("watch");
+    // Long enough that its critique is far from done when the change comes.
+    fs::write(&draft, "48 + 24 = 74. ".repeat(400)).expect("a draft");
+    let mut process = Command::new(watch)
+        .arg(smollm2_path())
+        .arg(&draft)
+        .args([PROMPT, "--max-tokens", "2000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut said = BufReader::new(process.stdout.take().expect("a pipe")).lines().map(|line| line.expect("text"));
+    assert_eq!(said.next().as_deref(), Some("--- draft-watch.txt, 5600 bytes"));
+    fs::write(&draft, RESPONSE).expect("a change");
+    let cancelled = said.find(|line| line.starts_with("--- "));
+    let restarted = said.find(|line| line.starts_with("--- "));
+    process.kill().expect("ours");
+    process.wait().expect("ended");
+    assert_eq!(cancelled.as_deref(), Some("--- changed: starting over"));
+    assert_eq!(restarted.as_deref(), Some("--- draft-watch.txt, 12 bytes"));
+}
+
 #[test]
 fn examples_run_under_valgrind() {
     let model = smollm2_path();
@@ -257,13 +284,31 @@ fn threads_and_random_cancels() {
 fn abuse_gets_the_documented_status() {
     let (program, model) = (program("abuse.c"), small_model());
     let other = root().join("Cargo.toml");
+    let adapter = work().join("adapter.critic");
+    let config = critic_tests::open(&model).config().clone();
+    fs::write(&adapter, RandomAdapter::gate(&config)).expect("an adapter file");
     for mut command in [Command::new(&program), {
         let mut v = valgrind();
         v.arg(&program);
         v
     }] {
-        let output = run(command.arg(&model).arg(&other));
+        let output = run(command.arg(&model).arg(&other).arg(&adapter));
         assert!(output.stderr.is_empty(), "the library said: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn process_survives() {
+    let (program, library, model) = (program("process.c"), lib().join("libcritic.so"), smollm2_path());
+    // One that may be cut short.
+    let copy = work().join("truncated.critic");
+    fs::copy(small_model(), &copy).expect("a copy");
+    for (what, model) in
+        [("memory", &model), ("truncated", &copy), ("fork", &model), ("dlopen", &model), ("remains", &model)]
+    {
+        let output = run(Command::new(&program).arg(what).arg(model).arg(&library));
+        assert!(output.stderr.is_empty(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -289,13 +334,24 @@ fn programs_of_the_guide_compile() {
 
 #[test]
 fn cmake_builds_it_inside_another_project() {
-    let (source, build) = (work().join("inside"), work().join("inside-build"));
+    let subdirectory = format!("add_subdirectory({} critic)", root().display());
+    let fetched = format!(
+        "include(FetchContent)\nFetchContent_Declare(critic SOURCE_DIR {})\nFetchContent_MakeAvailable(critic)",
+        root().display()
+    );
+    for (name, how) in [("inside", subdirectory), ("fetched", fetched)] {
+        build_inside(name, &how);
+    }
+}
+
+/// A project that has critic built as a part of its own build.
+fn build_inside(name: &str, how: &str) {
+    let (source, build) = (work().join(name), work().join(format!("{name}-build")));
     fs::create_dir_all(&source).expect("a folder");
     let lists = format!(
         "cmake_minimum_required(VERSION 3.18)\nproject(inside C)\nset(CRITIC_CARGO_TARGET_DIR {})\n\
-         add_subdirectory({} critic)\nadd_executable(inside main.c)\ntarget_link_libraries(inside critic::critic)\n",
-        target().display(),
-        root().display()
+         {how}\nadd_executable(inside main.c)\ntarget_link_libraries(inside critic::critic)\n",
+        target().display()
     );
     fs::write(source.join("CMakeLists.txt"), lists).expect("a project");
     fs::write(

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
-use critic::file::{Dtype, ModelFile, PlannedTensor, Prompts, write_model};
+use critic::file::{Config, Dtype, ModelFile, PlannedTensor, Prompts, write_model};
 use critic::quant::{BLOCK, Format, TILE};
 use critic::tokenizer::{TokenKind, Vocabulary};
 use serde::Serialize;
 
+use crate::adapter::LoraAdapter;
 use crate::chat::{self, SpecialTokens};
 use crate::error::{Error, Result};
 use crate::names::Shape;
-use crate::source::{Source, SourceTensor};
+use crate::source::{Data, Source, SourceTensor};
 use crate::{gguf, hf, model, output};
 
 /// Metadata key under which the Jinja source of the chat template is kept, for export.
@@ -48,6 +50,42 @@ pub struct ConvertOptions {
     pub name: Option<String>,
     /// What the critic is told, instead of the source's own prompts.
     pub prompts: Option<Prompts>,
+    /// An adapter, instead of the source's own.
+    pub adapter: Option<AdapterPart>,
+    /// Weights to take in place of the source's, row by row, by our names: those of a model
+    /// that was trained whole.
+    pub weights: BTreeMap<String, Vec<f32>>,
+    /// For matrices by our names, E\[x²\] of the activations that each column is multiplied
+    /// with: where it is known, quantization makes the errors small that are felt.
+    pub importance: BTreeMap<String, Vec<f32>>,
+}
+
+/// An adapter's part in a conversion.
+#[derive(Clone, Debug)]
+pub struct AdapterPart {
+    /// The adapter.
+    pub adapter: Arc<LoraAdapter>,
+    /// Whether it is added to the weights, where nothing tells it from them, or stands beside
+    /// them. Without it beside them there is no reference, and so no utility advantage.
+    pub merge: bool,
+    /// Whether an activated adapter may be merged: it then also acts on what it was trained to
+    /// find read by the base.
+    pub force: bool,
+}
+
+impl AdapterPart {
+    fn check(&self, config: &Config) -> Result<()> {
+        self.adapter.validate()?;
+        self.adapter.fits(config)?;
+        match self.merge && !self.force && !self.adapter.invocation_tokens.is_empty() {
+            false => Ok(()),
+            true => Err(Error::unsupported(
+                "adapter",
+                "it is activated: it was trained on a prefix that the base reads, and merging it changes how that is \
+                 read; keep it beside the weights, or force it",
+            )),
+        }
+    }
 }
 
 /// What [`convert`] did.
@@ -108,7 +146,27 @@ pub fn convert(
 ) -> Result<Report> {
     let mut source = open(source)?;
     let mut lost = std::mem::take(&mut source.lost);
+    replace_weights(&mut source.tensors, &options.weights)?;
+    let mut beside = None;
+    if let Some(part) = &options.adapter {
+        part.check(&source.config)?;
+        // One adapter a file.
+        source.extra.retain(|(tensor, ..)| !tensor.name.starts_with("adapter."));
+        source.metadata.retain(|(key, _)| key != "critic.adapter");
+        if part.merge {
+            for tensor in source.tensors.iter_mut().filter(|tensor| part.adapter.pairs.contains_key(&tensor.name)) {
+                tensor.merged = Some(Arc::clone(&part.adapter));
+            }
+        } else {
+            // Halves of pairs in f32 only where the model's own matrices are.
+            let f32s = source.tensors.iter().any(|tensor| {
+                part.adapter.pairs.contains_key(&tensor.name) && format_of(tensor, options.quant) == Format::F32
+            });
+            beside = Some(part.adapter.plan(if f32s { Format::F32 } else { Format::F16 })?);
+        }
+    }
     let formats: Vec<Format> = source.tensors.iter().map(|tensor| format_of(tensor, options.quant)).collect();
+    check_importance(&source.tensors, &options.importance)?;
     lost.extend(approximations(&source.tensors, &formats, options.quant));
     let tokenizer = source.vocabulary.build()?;
     if tokenizer.spec.vocab_size != source.config.vocab_size {
@@ -128,6 +186,10 @@ pub fn convert(
         prompts.validate(tokenizer.spec.vocab_size)?;
         metadata.insert("critic.prompts".into(), json(prompts));
     }
+    let beside = beside.map_or_else(Vec::new, |planned| {
+        metadata.extend([planned.metadata]);
+        planned.tensors
+    });
     metadata.insert("critic.config".into(), json(&source.config));
     metadata.insert("critic.tokenizer".into(), json(&tokenizer.spec));
     metadata.insert("critic.provenance".into(), json(&provenance));
@@ -140,6 +202,8 @@ pub fn convert(
         });
     }
     let weights = plan.len();
+    plan.extend(beside.iter().map(|(plan, _)| plan.clone()));
+    let extra = plan.len();
     plan.extend(source.extra.iter().map(|(plan, ..)| plan.clone()));
     let tables = plan.len();
     plan.extend(tokenizer.tables.iter().map(|(plan, _)| plan.clone()));
@@ -147,6 +211,7 @@ pub fn convert(
     let total = plan.iter().map(|tensor| tensor.bytes() as u64).sum();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let mut done = 0;
+    let importance = |name: &str| options.importance.get(name).map(Vec::as_slice);
     let write = |writer: &mut std::io::BufWriter<&std::fs::File>| {
         write_model(writer, &metadata, &plan, |index, planned| {
             if progress(done, total).is_break() {
@@ -156,13 +221,16 @@ pub fn convert(
             if index >= tables {
                 return Ok(tokenizer.tables[index - tables].1.clone());
             }
-            if index >= weights {
-                let (_, bytes, range) = &source.extra[index - weights];
+            if index >= extra {
+                let (_, bytes, range) = &source.extra[index - extra];
                 return Ok(bytes[range.clone()].to_vec());
+            }
+            if index >= weights {
+                return Ok(beside[index - weights].1.clone());
             }
             let tensor = &source.tensors[index];
             match tensor.shape {
-                Shape::Matrix { .. } => tensor.matrix(formats[index], threads),
+                Shape::Matrix { .. } => tensor.matrix(formats[index], importance(&tensor.name), threads),
                 Shape::Vector { .. } => Ok(tensor.vector().iter().flat_map(|value| value.to_le_bytes()).collect()),
             }
         })
@@ -176,7 +244,7 @@ pub fn convert(
         // What the runtime would refuse does not get its name.
         let file = ModelFile::open(path)?;
         file.config()?;
-        critic::tokenizer::Tokenizer::open(&file)?;
+        critic::Model::from_file(ModelFile::open(path)?)?;
         bytes = file.len();
         Ok(())
     })?;
@@ -228,13 +296,50 @@ fn format_of(tensor: &SourceTensor, quant: Quant) -> Format {
         Quant::Q4 if matches!(tensor.name.as_str(), "embedding" | "output") => Format::Q8_0,
         Quant::Q4 => Format::Q4_1,
     };
-    if native.is_quantized() && bits(native) <= bits(wanted) {
+    if tensor.merged.is_some() && native.is_quantized() {
+        // Its codes are no more: what is written anew gets a format that floats are quantized to.
+        if bits(wanted) <= bits(Format::Q4_1) { Format::Q4_1 } else { Format::Q8_0 }
+    } else if native.is_quantized() && bits(native) <= bits(wanted) {
         native
     } else if wanted.is_quantized() && !columns.is_multiple_of(BLOCK) {
         Format::F16
     } else {
         wanted
     }
+}
+
+/// Puts `weights` in place of the source's own.
+fn replace_weights(tensors: &mut [SourceTensor], weights: &BTreeMap<String, Vec<f32>>) -> Result<()> {
+    for (name, values) in weights {
+        let Some(tensor) = tensors.iter_mut().find(|tensor| tensor.name == *name) else {
+            return Err(Error::corrupt("weights", format!("the model has no {name}")));
+        };
+        let (rows, columns) = tensor.shape.dimensions();
+        if values.len() != rows * columns {
+            let why = format!("{name} has {} values, expected {rows} × {columns}", values.len());
+            return Err(Error::corrupt("weights", why));
+        }
+        tensor.kind = gguf::GgmlType::F32;
+        tensor.data = Data::Values(values.clone());
+        (tensor.interleaved, tensor.plus_one) = (None, false);
+    }
+    Ok(())
+}
+
+/// Whether every weight is for a column of a matrix, and can be one.
+fn check_importance(tensors: &[SourceTensor], importance: &BTreeMap<String, Vec<f32>>) -> Result<()> {
+    for (name, values) in importance {
+        let columns = tensors.iter().find(|tensor| tensor.name == *name).map(|tensor| tensor.shape.dimensions().1);
+        if columns != Some(values.len()) {
+            let why =
+                format!("{name}: {} values, expected one for each of {} columns", values.len(), columns.unwrap_or(0));
+            return Err(Error::corrupt("importance", why));
+        }
+        if let Some(value) = values.iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
+            return Err(Error::corrupt("importance", format!("{name}: {value}, expected a mean of squares")));
+        }
+    }
+    Ok(())
 }
 
 /// One sentence for each kind of change that weights undergo.

@@ -3,6 +3,6 @@
 
 mod config;
 mod directory;
-mod weights;
+pub(crate) mod weights;
 
 pub(crate) use directory::open;

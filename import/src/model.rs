@@ -37,6 +37,7 @@ pub(crate) fn open(path: &Path) -> Result<Source> {
             data,
             interleaved: None,
             plus_one: false,
+            merged: None,
         });
     }
     let bytes = Arc::new(Bytes::map(path)?);

@@ -9,6 +9,7 @@ use critic::map::Bytes;
 use critic::quant::{Format, Matrix, MatrixBuilder, TILE};
 use sha2::{Digest, Sha256};
 
+use crate::adapter::LoraAdapter;
 use crate::error::{Error, Result};
 use crate::gguf::GgmlType;
 use crate::gguf::blocks::{decode_row, dequantize_row};
@@ -47,6 +48,8 @@ pub(crate) struct SourceTensor {
     pub interleaved: Option<usize>,
     /// Whether the norm's weight is stored as w for a factor of 1 + w.
     pub plus_one: bool,
+    /// An adapter to add to the matrix.
+    pub merged: Option<Arc<LoraAdapter>>,
 }
 
 pub(crate) enum Data {
@@ -85,10 +88,12 @@ impl SourceTensor {
         values
     }
 
-    /// The bytes of a matrix in `format`, made by `threads` threads.
-    pub fn matrix(&self, format: Format, threads: usize) -> critic::Result<Vec<u8>> {
+    /// The bytes of a matrix in `format`, made by `threads` threads; what is quantized heeds the
+    /// `importance` of its columns, where it is known.
+    pub fn matrix(&self, format: Format, importance: Option<&[f32]>, threads: usize) -> critic::Result<Vec<u8>> {
         if let Data::Matrix(matrix) = &self.data
             && matrix.format() == format
+            && self.merged.is_none()
         {
             return Ok(matrix.bytes().to_vec());
         }
@@ -98,7 +103,7 @@ impl SourceTensor {
         std::thread::scope(|scope| {
             let parts: Vec<_> = (0..rows)
                 .step_by(share)
-                .map(|start| scope.spawn(move || self.rows(format, start..rows.min(start + share))))
+                .map(|start| scope.spawn(move || self.rows(format, importance, start..rows.min(start + share))))
                 .collect();
             let mut bytes = Vec::new();
             for part in parts {
@@ -113,17 +118,33 @@ impl SourceTensor {
         })
     }
 
-    fn rows(&self, format: Format, rows: Range<usize>) -> critic::Result<Vec<u8>> {
+    fn rows(&self, format: Format, importance: Option<&[f32]>, rows: Range<usize>) -> critic::Result<Vec<u8>> {
         let (_, columns) = self.shape.dimensions();
         let mut builder = MatrixBuilder::new(format, rows.len(), columns)?;
         let mut values = vec![0.0; columns];
+        let set = |builder: &mut MatrixBuilder, at: usize, values: &[f32]| match importance {
+            Some(importance) => builder.set_row_weighted(at, values, importance),
+            None => builder.set_row(at, values),
+        };
         for (at, row) in rows.enumerate() {
+            if let Some(adapter) = &self.merged {
+                match &self.data {
+                    Data::Mapped { bytes, range } => {
+                        dequantize_row(self.kind, self.row(&bytes[range.clone()], row), &mut values);
+                    }
+                    Data::Matrix(matrix) => matrix.dequantize_row(row, &mut values),
+                    Data::Values(source) => values.copy_from_slice(&source[row * columns..][..columns]),
+                }
+                adapter.add_row(&self.name, row, &mut values);
+                set(&mut builder, at, &values)?;
+                continue;
+            }
             match &self.data {
                 Data::Mapped { bytes, range } => {
                     let bytes = self.row(&bytes[range.clone()], row);
                     if format != self.kind.format() {
                         dequantize_row(self.kind, bytes, &mut values);
-                        builder.set_row(at, &values)?;
+                        set(&mut builder, at, &values)?;
                     } else if format.is_quantized() {
                         decode_row(self.kind, bytes, |block, codes| builder.set_block(at, block, &codes));
                     } else {
@@ -132,9 +153,9 @@ impl SourceTensor {
                 }
                 Data::Matrix(matrix) => {
                     matrix.dequantize_row(row, &mut values);
-                    builder.set_row(at, &values)?;
+                    set(&mut builder, at, &values)?;
                 }
-                Data::Values(source) => builder.set_row(at, &source[row * columns..][..columns])?,
+                Data::Values(source) => set(&mut builder, at, &source[row * columns..][..columns])?,
             }
         }
         Ok(builder.finish())

@@ -149,7 +149,8 @@ fn a_model_of_ours_is_quantized_and_renamed() {
     let folder = folder();
     let (first, second, third) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
     run(&checkpoint("llama-gqa-tied"), &first, Quant::Keep);
-    let options = ConvertOptions { quant: Quant::Q4, name: Some("renamed".into()), prompts: None };
+    let options =
+        ConvertOptions { quant: Quant::Q4, name: Some("renamed".into()), prompts: None, ..Default::default() };
     let mut seen = Vec::new();
     let report = convert(&first, &second, &options, &mut |done, total| {
         seen.push((done, total));
@@ -164,6 +165,51 @@ fn a_model_of_ours_is_quantized_and_renamed() {
     assert_eq!(second.provenance().unwrap().name, "renamed");
     assert_eq!(second.chat().unwrap(), third.chat().unwrap());
     assert_eq!(second.tokenizer().unwrap(), third.tokenizer().unwrap());
+}
+
+#[test]
+fn importance_moves_the_error_to_where_it_costs_least() {
+    let folder = folder();
+    let (exact, plain, weighted) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
+    run(&checkpoint("llama-gqa-tied"), &exact, Quant::Keep);
+    run(&checkpoint("llama-gqa-tied"), &plain, Quant::Q4);
+    let name = "layers.0.mlp.down";
+    let rows = |path: &Path| -> Vec<Vec<f32>> {
+        let file = ModelFile::open(path).unwrap();
+        let config = file.config().unwrap();
+        let matrix = file.matrix(name, config.hidden_size, config.intermediate_size).unwrap();
+        let row = |row| {
+            let mut values = vec![0.0; config.intermediate_size];
+            matrix.dequantize_row(row, &mut values);
+            values
+        };
+        (0..config.hidden_size).map(row).collect()
+    };
+    let exact = rows(&exact);
+    let importance: Vec<f32> = (0..exact[0].len()).map(|column| if column % 4 == 0 { 10.0 } else { 0.1 }).collect();
+    let options = |importance: &[f32]| ConvertOptions {
+        importance: [(name.to_owned(), importance.to_vec())].into(),
+        ..options(Quant::Q4)
+    };
+    let source = checkpoint("llama-gqa-tied");
+    convert(&source, &weighted, &options(&importance), &mut |_, _| Continue(())).unwrap();
+    let error = |path: &Path| -> f32 {
+        let cost = |(row, exact): (Vec<f32>, &Vec<f32>)| -> f32 {
+            let columns = row.iter().zip(exact).zip(&importance);
+            columns.map(|((stored, exact), weight)| weight * (stored - exact).powi(2)).sum()
+        };
+        rows(path).into_iter().zip(&exact).map(cost).sum()
+    };
+    assert!(error(&weighted) < error(&plain) * 0.9, "{} {}", error(&weighted), error(&plain));
+
+    for (wrong, part) in [
+        (importance[1..].to_vec(), "expected one for each"),
+        (vec![f32::NAN; importance.len()], "NaN"),
+        (vec![-1.0; importance.len()], "-1"),
+    ] {
+        let message = convert(&source, &plain, &options(&wrong), &mut |_, _| Continue(())).unwrap_err().to_string();
+        assert!(message.contains(part) && message.contains(name), "{message}");
+    }
 }
 
 #[test]

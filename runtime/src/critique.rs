@@ -4,12 +4,16 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
+use crate::adapter::NEVER;
 use crate::chat::Conversation;
 use crate::error::{Error, Result};
 use crate::file::TaskPrompts;
+use crate::kv::Sequence;
 use crate::model::Model;
 use crate::sampler::Sampling;
-use crate::session::{GenerateOptions, Progress, Session, Stop};
+use crate::session::{GenerateOptions, OnProgress, Progress, Session, Stop};
+use crate::tokenizer::Special;
+use crate::transformer::Logits;
 
 /// What is criticised, and how.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +118,7 @@ pub struct Candidate {
     pub critique: String,
     /// Its verdict.
     pub verdict: Verdict,
-    /// Estimate of what it gains over *keep*; needs a model with an adapter.
+    /// Estimate of what it gains over *keep*, see [`Critique::utility_advantage`].
     pub utility_advantage: Option<f32>,
 }
 
@@ -129,7 +133,9 @@ pub struct Critique {
     pub findings: Vec<Finding>,
     /// Whether the model ended it: false where the limit of tokens cut it off.
     pub complete: bool,
-    /// Estimate of what it gains over *keep*; needs a model with an adapter.
+    /// Estimate of what it gains over *keep*, which leaves the draft as it is: A(c) = β·[r(c) −
+    /// r(keep)] with r = ln p(c) with the adapter − ln p(c) without it. `None` where there is no
+    /// adapter, or one with β = 0.
     pub utility_advantage: Option<f32>,
     /// All critiques that it was chosen from, itself included.
     pub candidates: Vec<Candidate>,
@@ -138,7 +144,8 @@ pub struct Critique {
 }
 
 impl Critique {
-    /// A critique that somebody else wrote.
+    /// A critique that somebody else wrote, without an estimate of its utility
+    /// (see [`Session::given_critique`]).
     pub fn given(text: &str, model: &Model) -> Self {
         Self {
             text: text.to_owned(),
@@ -149,6 +156,29 @@ impl Critique {
             candidates: Vec::new(),
             tokens: Vec::new(),
         }
+    }
+
+    /// Whether a refinement is written from it: something is wrong, and its utility advantage,
+    /// where there is one, is above the adapter's threshold.
+    pub fn acted_on(&self, model: &Model) -> bool {
+        let threshold = model.adapter().map_or(f32::NEG_INFINITY, |adapter| adapter.spec.threshold);
+        self.verdict == Verdict::Revise && self.utility_advantage.is_none_or(|advantage| advantage > threshold)
+    }
+}
+
+/// How likely a critique is: natural log-probabilities of its tokens and the one that ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CritiqueScore {
+    /// With the adapter.
+    pub log_policy: f64,
+    /// Without it.
+    pub log_reference: f64,
+}
+
+impl CritiqueScore {
+    /// ln of policy over reference.
+    pub fn log_ratio(&self) -> f64 {
+        self.log_policy - self.log_reference
     }
 }
 
@@ -194,23 +224,65 @@ pub fn verdict(critique: &str, keep: &str) -> Verdict {
 
 /// The chat up to the point where the critique begins.
 pub fn conversation<'m>(model: &'m Model, request: &Request) -> Result<Conversation<'m>> {
-    Ok(until_critique(model, request, request.validate(model)?))
+    Ok(until_critique(model, request, request.validate(model)?).0)
 }
 
-/// The same for a request that was checked.
-pub(crate) fn until_critique<'m>(model: &'m Model, request: &Request, prompts: &TaskPrompts) -> Conversation<'m> {
+/// The same for a request that was checked, and where the critique instruction begins in it.
+pub(crate) fn until_critique<'m>(
+    model: &'m Model,
+    request: &Request,
+    prompts: &TaskPrompts,
+) -> (Conversation<'m>, usize) {
     let mut chat = Conversation::new(model.chat(), model.tokenizer(), model.prompts().system.as_deref());
     chat.user(&request.prompt);
     chat.open_draft(&request.response);
+    let invocation;
     match &prompts.critique_turn {
-        Some(parts) => chat.parts(parts),
+        Some(parts) => {
+            invocation = chat.tokens().len();
+            chat.parts(parts);
+        }
         None => {
             chat.close_draft();
+            invocation = chat.tokens().len();
             chat.user(&request.say(&prompts.critique));
             chat.open_assistant();
         }
     }
-    chat
+    // A turn of no tokens would leave an activated adapter nothing to act on: it takes the last.
+    let invocation = invocation.min(chat.tokens().len().saturating_sub(1));
+    (chat, invocation)
+}
+
+/// The tokens that a critique follows: what a critic is trained on and is scored by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// Prompt, draft and critique instruction, up to where the critique begins.
+    pub tokens: Vec<u32>,
+    /// Index of the first token of the critique instruction, the markup of its turn included.
+    /// An activated adapter acts from there on.
+    pub invocation: usize,
+}
+
+impl Context {
+    /// The context of a critique of `request`'s response.
+    pub fn new(model: &Model, request: &Request) -> Result<Self> {
+        let (mut chat, invocation) = until_critique(model, request, request.validate(model)?);
+        Ok(Self { tokens: chat.tokens().to_vec(), invocation })
+    }
+
+    /// `critique` as the model says it after this context, with the token that ends it.
+    pub fn target(&self, model: &Model, critique: &str) -> Vec<u32> {
+        let tokenizer = model.tokenizer();
+        let at_start = match self.tokens.last() {
+            None => true,
+            Some(&last) => tokenizer.is_control(last) && tokenizer.prefixes_after_control(),
+        };
+        let mut tokens = Vec::new();
+        tokenizer.encode_into(critique, Special::Text, at_start, &mut tokens);
+        tokens.extend(model.end_of_turn());
+        tokens
+    }
 }
 
 impl Session {
@@ -227,7 +299,8 @@ impl Session {
     ) -> Result<Critique> {
         let model = self.model().clone();
         let prompts = request.validate(&model)?;
-        let mut chat = until_critique(&model, request, prompts);
+        let (mut chat, invocation) = until_critique(&model, request, prompts);
+        let context = Context { tokens: chat.tokens().to_vec(), invocation };
         let count = request.candidates.max(1);
         let mut options = request.generation();
         if count > 1 && options.sampling.temperature == 0.0 {
@@ -237,32 +310,149 @@ impl Session {
             let phase = if matches!(progress, Progress::Text(_)) { Phase::Critique } else { Phase::Read };
             on_event(Event { phase, round, progress })
         };
-        let written = self.generate_candidates(chat.tokens(), count, &options, &mut report)?;
+        let adapted_from = self.critique_adapted_from(&context);
+        let written = self.generate_candidates(&context.tokens, adapted_from, count, &options, &mut report)?;
         let keep = &model.prompts().keep;
         let verdicts: Vec<Verdict> = written.iter().map(|(g, _)| verdict(&g.text, keep)).collect();
-        let best = choose(&written.iter().map(|(g, _)| (g.logprob, g.tokens.len())).collect::<Vec<_>>(), &verdicts);
-        let candidates = written
-            .iter()
-            .zip(&verdicts)
-            .map(|((g, _), &verdict)| Candidate {
-                critique: g.text.trim().to_owned(),
-                verdict,
-                utility_advantage: None,
-            })
-            .collect();
-        let (generation, sequence) = written.into_iter().nth(best).expect("the best is one of them");
-        // The refinement goes on from the chosen critique's cache.
-        drop(self.replace_sequence(sequence));
-        Ok(Critique {
-            text: generation.text.trim().to_owned(),
-            verdict: verdicts[best],
-            findings: Vec::new(),
-            complete: generation.stop != Stop::Length,
-            utility_advantage: None,
-            candidates,
-            tokens: generation.tokens,
-        })
+        let (generations, mut sequences): (Vec<_>, Vec<_>) = written.into_iter().unzip();
+        let mut advantages = vec![None; count];
+        let best = match self.beta() {
+            None => choose(&generations.iter().map(|g| (g.logprob, g.tokens.len())).collect::<Vec<_>>(), &verdicts),
+            Some(beta) => {
+                let texts = generations.iter().map(|g| {
+                    let tokens = g.tokens.iter().copied().chain(g.end).collect();
+                    Text { tokens, log_policy: Some(g.logprob) }
+                });
+                let judged = self.advantages(&context, texts.collect(), beta, &mut report)?;
+                // The refinement goes on from what the base model read.
+                (advantages, sequences) = judged.into_iter().map(|(a, sequence)| (Some(a), sequence)).unzip();
+                highest(&advantages)
+            }
+        };
+        let candidate = |i: usize| Candidate {
+            critique: generations[i].text.trim().to_owned(),
+            verdict: verdicts[i],
+            utility_advantage: advantages[i],
+        };
+        let candidates: Vec<_> = (0..count).map(candidate).collect();
+        let Candidate { critique: text, verdict, utility_advantage } = candidates[best].clone();
+        drop(self.replace_sequence(sequences.swap_remove(best)));
+        let complete = generations[best].stop != Stop::Length;
+        let tokens = generations[best].tokens.clone();
+        Ok(Critique { text, verdict, findings: Vec::new(), complete, utility_advantage, candidates, tokens })
     }
+
+    /// A critique that somebody else wrote, with an estimate of its utility where the model has
+    /// an adapter for that.
+    pub fn given_critique(&mut self, request: &Request, text: &str, on_event: &mut OnEvent) -> Result<Critique> {
+        let model = self.model().clone();
+        let mut critique = Critique::given(text, &model);
+        if let Some(beta) = self.beta() {
+            let context = Context::new(&model, request)?;
+            let text = Text { tokens: context.target(&model, text), log_policy: None };
+            let mut report = |progress: Progress| on_event(Event { phase: Phase::Read, round: 0, progress });
+            self.prefill_policy(&context, &mut report)?;
+            let (advantage, sequence) = self.advantages(&context, vec![text], beta, &mut report)?.remove(0);
+            critique.utility_advantage = Some(advantage);
+            drop(self.replace_sequence(sequence));
+        }
+        Ok(critique)
+    }
+
+    /// How likely each of `critiques` is with the adapter and without it.
+    pub fn critique_scores(
+        &mut self,
+        request: &Request,
+        critiques: &[&str],
+        on_event: &mut OnEvent,
+    ) -> Result<Vec<CritiqueScore>> {
+        if self.adapter().is_none() {
+            return Err(Error::invalid("a critique is scored against the base model: this needs an adapter"));
+        }
+        let model = self.model().clone();
+        let context = Context::new(&model, request)?;
+        let text = |text: &&str| Text { tokens: context.target(&model, text), log_policy: None };
+        let mut report = |progress: Progress| on_event(Event { phase: Phase::Read, round: 0, progress });
+        self.prefill_policy(&context, &mut report)?;
+        let scores = self.scores(&context, critiques.iter().map(text).collect(), &mut report)?;
+        Ok(scores.into_iter().map(|(score, _)| score).collect())
+    }
+
+    /// From which token of a critique's context on the adapter acts: an activated one from the
+    /// critique instruction on.
+    pub fn critique_adapted_from(&self, context: &Context) -> usize {
+        match self.adapter() {
+            None => NEVER,
+            Some(adapter) if adapter.spec.invocation_tokens.is_empty() => 0,
+            Some(_) => context.invocation,
+        }
+    }
+
+    /// β of the utility advantage, where there is one.
+    fn beta(&self) -> Option<f64> {
+        self.adapter().map(|adapter| f64::from(adapter.spec.beta)).filter(|&beta| beta != 0.0)
+    }
+
+    fn prefill_policy(&mut self, context: &Context, on_progress: &mut OnProgress) -> Result<()> {
+        let adapted_from = self.critique_adapted_from(context);
+        self.prefill_from(&context.tokens, adapted_from, Logits::None, on_progress, &mut |_, _| {})
+    }
+
+    /// The utility advantage of each text, and its sequence under the base model.
+    fn advantages(
+        &mut self,
+        context: &Context,
+        mut texts: Vec<Text>,
+        beta: f64,
+        on_progress: &mut OnProgress,
+    ) -> Result<Vec<(f32, Sequence)>> {
+        let model = self.model().clone();
+        texts.push(Text { tokens: context.target(&model, &model.prompts().keep), log_policy: None });
+        let mut scores = self.scores(context, texts, on_progress)?;
+        let (keep, _) = scores.pop().expect("keep is the last");
+        let advantage = |score: CritiqueScore| (beta * (score.log_ratio() - keep.log_ratio())) as f32;
+        Ok(scores.into_iter().map(|(score, sequence)| (advantage(score), sequence)).collect())
+    }
+
+    /// Scores each text, as one batch, after the adapted context that the session holds, and
+    /// returns it with its sequence under the base model, less its last token. The session
+    /// then holds the base model's context.
+    fn scores(
+        &mut self,
+        context: &Context,
+        texts: Vec<Text>,
+        on_progress: &mut OnProgress,
+    ) -> Result<Vec<(CritiqueScore, Sequence)>> {
+        let policy = self.sequence().fork();
+        self.prefill_from(&context.tokens, NEVER, Logits::None, on_progress, &mut |_, _| {})?;
+        let reference = self.sequence().fork();
+        let unknown = texts.iter().filter(|text| text.log_policy.is_none());
+        let runs: Vec<(&Sequence, &[u32])> = texts
+            .iter()
+            .map(|text| (&reference, &text.tokens[..]))
+            .chain(unknown.map(|text| (&policy, &text.tokens[..])))
+            .collect();
+        let mut references = self.score_forks(&runs)?;
+        let mut policies = references.split_off(texts.len()).into_iter().map(|(sum, _)| sum);
+        let score = |(text, (log_reference, sequence)): (&Text, (f64, Sequence))| {
+            let log_policy = text.log_policy.or_else(|| policies.next()).expect("one for each that was unknown");
+            (CritiqueScore { log_policy, log_reference }, sequence)
+        };
+        Ok(texts.iter().zip(references).map(score).collect())
+    }
+}
+
+/// A critique as tokens, with the one that ends it.
+struct Text {
+    tokens: Vec<u32>,
+    /// Σ ln p with the adapter, where sampling gave it.
+    log_policy: Option<f64>,
+}
+
+/// The first of the highest.
+fn highest(advantages: &[Option<f32>]) -> usize {
+    let value = |i: &usize| advantages[*i].unwrap_or(f32::NEG_INFINITY);
+    (0..advantages.len()).max_by(|a, b| value(a).total_cmp(&value(b)).then(b.cmp(a))).unwrap_or(0)
 }
 
 /// Without a utility advantage: the verdict of the majority (*revise* in a tie), and among

@@ -52,6 +52,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same error, with the name of the file that it is about.
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        match self {
+            Error::Corrupt(why) => Error::Corrupt(format!("{}: {why}", path.display())),
+            Error::Unsupported(why) => Error::Unsupported(format!("{}: {why}", path.display())),
+            other => other,
+        }
+    }
+
     pub(crate) fn corrupt(message: impl Into<String>) -> Self {
         Error::Corrupt(message.into())
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::critique::{Critique, OnEvent, Request, Verdict};
+use crate::critique::{Critique, OnEvent, Request};
 use crate::error::Result;
 use crate::refine::Host;
 use crate::session::Session;
@@ -12,7 +12,7 @@ use crate::session::Session;
 pub struct Round {
     /// The critique.
     pub critique: String,
-    /// The better draft; `None` where the critique was *keep*.
+    /// The better draft; `None` where the critique was not acted on.
     pub refinement: Option<String>,
     /// Whether it replaced the draft.
     pub accepted: bool,
@@ -34,18 +34,17 @@ pub struct Improvement {
 }
 
 impl Session {
-    /// Critiques and refines until the critic keeps the draft, a refinement is refused, or
-    /// the rounds are over. Each round's draft is the last accepted refinement.
+    /// Critiques and refines until a critique is not acted on, a refinement is refused, or the
+    /// rounds are over. Each round's draft is the last accepted refinement.
     pub fn improve(&mut self, request: &Request, host: &mut Host, on_event: &mut OnEvent) -> Result<Improvement> {
         let mut request = request.clone();
         let mut first = None;
         let mut rounds = Vec::new();
         for round in 0..request.rounds.max(1) {
             let critique = self.critique_in_round(&request, round, on_event)?;
-            let keep = critique.verdict == Verdict::Keep;
-            let refinement = match keep {
-                true => None,
-                false => Some(self.refine_in_round(&request, &critique, round, host, on_event)?),
+            let refinement = match critique.acted_on(self.model()) {
+                false => None,
+                true => Some(self.refine_in_round(&request, &critique, round, host, on_event)?),
             };
             let accepted = refinement.as_ref().is_some_and(|r| r.accepted);
             rounds.push(Round {

@@ -11,8 +11,11 @@
 use std::cell::UnsafeCell;
 use std::sync::{Arc, Mutex};
 
+use crate::adapter::NEVER;
+use crate::error::Result;
 use crate::file::Config;
 use crate::kernels::attention::{Element, PAGE_TOKENS, PagePart};
+use crate::map::try_zeroed;
 
 /// How keys, values and activations are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -56,10 +59,10 @@ impl PageStore {
         (layer * self.kv_heads + head) * 2 * PAGE_TOKENS * self.head_dim
     }
 
-    fn page(self: &Arc<Self>) -> Arc<Page> {
+    fn page(self: &Arc<Self>) -> Result<Arc<Page>> {
         let reused = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
-        let words = reused.unwrap_or_else(|| Words::zeroed(self.words));
-        Arc::new(Page { words, store: Arc::clone(self) })
+        let words = reused.map_or_else(|| Words::zeroed(self.words), Ok)?;
+        Ok(Arc::new(Page { words, store: Arc::clone(self) }))
     }
 }
 
@@ -73,10 +76,10 @@ unsafe impl Sync for Words {}
 
 impl Words {
     /// Untouched memory costs nothing until it is written: the system hands out zeros.
-    fn zeroed(len: usize) -> Self {
-        let words = Box::into_raw(vec![0u32; len].into_boxed_slice());
+    fn zeroed(len: usize) -> Result<Self> {
+        let words = Box::into_raw(try_zeroed::<u32>(len)?.into_boxed_slice());
         // SAFETY: UnsafeCell<u32> has the layout of u32.
-        Self(unsafe { Box::from_raw(words as *mut [UnsafeCell<u32>]) })
+        Ok(Self(unsafe { Box::from_raw(words as *mut [UnsafeCell<u32>]) }))
     }
 
     fn as_ptr(&self) -> *mut u32 {
@@ -97,7 +100,7 @@ pub(crate) struct Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        let mut words = std::mem::replace(&mut self.words, Words::zeroed(0));
+        let mut words = std::mem::replace(&mut self.words, Words(Box::default()));
         zero(words.get_mut());
         self.store.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(words);
     }
@@ -119,11 +122,18 @@ pub struct Sequence {
     store: Arc<PageStore>,
     pages: Vec<Arc<Page>>,
     tokens: Vec<u32>,
+    adapted_from: usize,
 }
 
 impl Sequence {
     pub(crate) fn new(store: &Arc<PageStore>) -> Self {
-        Self { store: Arc::clone(store), pages: Vec::new(), tokens: Vec::new() }
+        Self { store: Arc::clone(store), pages: Vec::new(), tokens: Vec::new(), adapted_from: NEVER }
+    }
+
+    /// Index of the first token on which the adapter acted, as it did on all that follow;
+    /// [`NEVER`] where there is none. Keys and values before it are the base model's.
+    pub fn adapted_from(&self) -> usize {
+        self.adapted_from
     }
 
     /// Tokens evaluated so far.
@@ -143,28 +153,38 @@ impl Sequence {
 
     /// Another continuation of the same prefix. Shares all pages.
     pub fn fork(&self) -> Self {
-        Self { store: Arc::clone(&self.store), pages: self.pages.clone(), tokens: self.tokens.clone() }
+        Self {
+            store: Arc::clone(&self.store),
+            pages: self.pages.clone(),
+            tokens: self.tokens.clone(),
+            adapted_from: self.adapted_from,
+        }
     }
 
     /// Forgets all but the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.tokens.truncate(len);
         self.pages.truncate(self.tokens.len().div_ceil(PAGE_TOKENS));
+        if self.adapted_from >= self.tokens.len() {
+            self.adapted_from = NEVER;
+        }
     }
 
-    /// How many tokens at the start of `tokens` are evaluated already.
-    pub fn common_prefix(&self, tokens: &[u32]) -> usize {
-        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    /// How many tokens at the start of `tokens`, the adapter acting from `adapted_from` on, are
+    /// evaluated already: the same tokens, and all with or all without it.
+    pub fn common_prefix(&self, tokens: &[u32], adapted_from: usize) -> usize {
+        let same = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        if adapted_from == self.adapted_from { same } else { same.min(adapted_from).min(self.adapted_from) }
     }
 
     /// Makes the pages of the next `count` positions present and this sequence's own.
-    pub(crate) fn reserve(&mut self, count: usize) {
+    pub(crate) fn reserve(&mut self, count: usize) -> Result<()> {
         let end = self.tokens.len() + count;
         for index in self.tokens.len() / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
             if index == self.pages.len() {
-                self.pages.push(self.store.page());
+                self.pages.push(self.store.page()?);
             } else if Arc::get_mut(&mut self.pages[index]).is_none() {
-                let mut copy = self.store.page();
+                let mut copy = self.store.page()?;
                 let words = Arc::get_mut(&mut copy).expect("a new page has one owner").words.get_mut();
                 // SAFETY: both pages have the store's size; `&mut self` and `commit` see to it
                 // that nobody writes to positions which several sequences share.
@@ -175,10 +195,15 @@ impl Sequence {
             }
         }
         self.tokens.reserve(count);
+        Ok(())
     }
 
-    /// Counts `tokens`, whose keys and values were written, as evaluated.
-    pub(crate) fn commit(&mut self, tokens: &[u32]) {
+    /// Counts `tokens`, whose keys and values were written, as evaluated, with the adapter or
+    /// without it.
+    pub(crate) fn commit(&mut self, tokens: &[u32], adapted: bool) {
+        if adapted {
+            self.adapted_from = self.adapted_from.min(self.tokens.len());
+        }
         self.tokens.extend_from_slice(tokens);
         debug_assert!(self.tokens.len() <= self.pages.len() * PAGE_TOKENS);
     }

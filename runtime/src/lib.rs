@@ -25,9 +25,9 @@
 //! ```
 //!
 //! The modules stand in the order of the data. A model is bytes ([`map`]) that are a
-//! [`file`](mod@file): metadata, and tensors in the formats of [`quant`]. [`kernels`] do
-//! arithmetic on them in place, on the [`pool`]'s threads; [`transformer`] puts the kernels
-//! in order and [`kv`] remembers what was evaluated. The [`tokenizer`] turns text into
+//! [`file`](mod@file): metadata, and tensors in the formats of [`quant`]. [`weights`] and an
+//! [`adapter`] are views of them. [`kernels`] do arithmetic on them in place, on the
+//! [`pool`]'s threads; [`transformer`] puts the kernels in order and [`kv`] remembers what was evaluated. The [`tokenizer`] turns text into
 //! tokens, [`chat`] a conversation. A [`model`] is all that is shared, a [`session`] what
 //! one caller owns; it chooses tokens with the [`sampler`] and hands them out through
 //! [`text`]. On top stands the loop: [`critique`], [`refine`], [`improve`].
@@ -36,6 +36,7 @@
 //! A token's logits have the same bits whatever else is computed with it: batch, chunks,
 //! threads, instruction set. And text is data: it can never become a control token.
 
+pub mod adapter;
 pub mod chat;
 pub mod critique;
 pub mod divergence;
@@ -54,8 +55,10 @@ pub mod session;
 pub mod text;
 pub mod tokenizer;
 pub mod transformer;
+pub mod weights;
 
-pub use critique::{Critique, Event, Finding, Phase, Request, Severity, Verdict};
+pub use adapter::Adapter;
+pub use critique::{Critique, CritiqueScore, Event, Finding, Phase, Request, Severity, Verdict};
 pub use error::{Error, Result};
 pub use file::ModelFile;
 pub use improve::{Improvement, Round};
@@ -65,4 +68,6 @@ pub use map::Bytes;
 pub use model::Model;
 pub use refine::{Host, Message, Refinement, Role};
 pub use sampler::Sampling;
-pub use session::{CancelToken, GenerateOptions, Generation, Progress, Session, SessionOptions, Stop, Timings};
+pub use session::{
+    AdapterUse, CancelToken, GenerateOptions, Generation, Progress, Session, SessionOptions, Stop, Timings,
+};

@@ -3,6 +3,7 @@
 //! A mapped file that another process truncates turns reads into `SIGBUS`; a
 //! host that cannot rule this out opens with [`Bytes::read`], which copies.
 
+use std::alloc::Layout;
 use std::fs::File;
 use std::io::Read;
 use std::marker::PhantomData;
@@ -116,6 +117,22 @@ fn aligned(len: usize) -> Result<(Vec<u8>, usize)> {
     let start = buffer.as_ptr().align_offset(ALIGNMENT);
     buffer.resize(start, 0);
     Ok((buffer, start))
+}
+
+/// `len` zeros, or the news that memory for them cannot be had. The system hands out large
+/// zeroed memory untouched: it costs nothing until it is written.
+pub(crate) fn try_zeroed<T: Plain>(len: usize) -> Result<Vec<T>> {
+    let layout = Layout::array::<T>(len).map_err(|_| Error::OutOfMemory { bytes: usize::MAX })?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout is not empty.
+    let at = unsafe { std::alloc::alloc_zeroed(layout) };
+    if at.is_null() {
+        return Err(Error::OutOfMemory { bytes: layout.size() });
+    }
+    // SAFETY: allocated just now with the layout of `len` elements, for which zeros are valid.
+    Ok(unsafe { Vec::from_raw_parts(at.cast(), len, len) })
 }
 
 impl Deref for Bytes {

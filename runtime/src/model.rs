@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
-use crate::file::{ChatTemplate, Config, ModelFile, Prompts, Provenance};
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::file::{ChatTemplate, Config, ModelFile, Part, Prompts, Provenance};
 use crate::map::Bytes;
 use crate::tokenizer::{Special, Tokenizer};
 use crate::transformer::Weights;
@@ -32,7 +33,36 @@ impl Model {
 
     /// Opens what was parsed already.
     pub fn from_file(file: ModelFile) -> Result<Arc<Self>> {
-        let weights = Weights::load(&file)?;
+        Self::from_files(file, None)
+    }
+
+    /// Maps a model file, and an adapter for it from a file of its own.
+    pub fn open_with_adapter(path: &Path, adapter: &Path) -> Result<Arc<Self>> {
+        let opened = ModelFile::open(adapter)?;
+        let load = |weights: &Weights| Adapter::load(&opened, weights).map_err(|error| error.in_file(adapter));
+        Self::build(ModelFile::open(path)?, Some(&load))
+    }
+
+    /// Opens both from bytes in memory.
+    pub fn from_bytes_with_adapter(bytes: Bytes, adapter: Bytes) -> Result<Arc<Self>> {
+        Self::from_files(ModelFile::parse(bytes)?, Some(&ModelFile::parse(adapter)?))
+    }
+
+    /// Opens a model and, where one is given, an adapter, which takes the place of one in the
+    /// model's own file.
+    pub fn from_files(file: ModelFile, adapter: Option<&ModelFile>) -> Result<Arc<Self>> {
+        let load = adapter.map(|adapter| |weights: &Weights| Adapter::load(adapter, weights));
+        Self::build(file, load.as_ref().map(|load| load as _))
+    }
+
+    fn build(file: ModelFile, adapter: Option<&dyn Fn(&Weights) -> Result<Adapter>>) -> Result<Arc<Self>> {
+        if !file.has_config() && file.adapter()?.is_some() {
+            return Err(Error::unsupported("an adapter alone is no model: open its model, and the adapter with it"));
+        }
+        let mut weights = Weights::load(&file)?;
+        if let Some(load) = adapter {
+            weights.adapter = Some(load(&weights)?);
+        }
         let tokenizer = Tokenizer::open(&file)?;
         let chat = file.chat()?.unwrap_or_else(ChatTemplate::plain);
         chat.validate(&tokenizer)?;
@@ -56,6 +86,11 @@ impl Model {
         &self.weights
     }
 
+    /// The adapter, if the model has one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.weights.adapter.as_ref()
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -66,6 +101,16 @@ impl Model {
         let mut tokens: Vec<u32> = self.tokenizer.add_bos().into_iter().collect();
         self.tokenizer.encode_into(text, special, true, &mut tokens);
         tokens
+    }
+
+    /// The token with which the model ends what it says: the one that its chat template puts
+    /// there, or the tokenizer's end of sequence.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        let controls = self.chat.assistant.suffix.iter().filter_map(|part| match part {
+            Part::Control(id) => Some(*id),
+            Part::Text(_) => None,
+        });
+        controls.filter(|&id| self.tokenizer.is_end(id)).chain(self.tokenizer.end_ids().iter().copied()).next()
     }
 
     /// How messages are rendered; a plain one where the file has none.

@@ -3,8 +3,9 @@
 
 use serde::Serialize;
 
+use crate::adapter::NEVER;
 use crate::chat::Conversation;
-use crate::critique::{Critique, Event, OnEvent, Phase, Request, Verdict, until_critique};
+use crate::critique::{Critique, Event, OnEvent, Phase, Request, until_critique};
 use crate::error::Result;
 use crate::file::TaskPrompts;
 use crate::model::Model;
@@ -24,7 +25,7 @@ pub type Actor<'a> = dyn FnMut(&[Message], &mut dyn FnMut(&str) -> std::ops::Con
 pub struct Host<'a> {
     /// Writes refinements.
     pub actor: Option<&'a mut Actor<'a>>,
-    /// Accepts or refuses them, in place of the model's own judgement.
+    /// Accepts or refuses them, in place of the critic's own judgement.
     pub accept: Option<&'a mut Accept<'a>>,
 }
 
@@ -62,8 +63,12 @@ pub struct Refinement {
 }
 
 impl Session {
-    /// Writes a better draft from a critique, and decides whether to take it. A critique
-    /// with the verdict *keep* gives the draft back, not accepted, without any work.
+    /// Writes a better draft from a critique, and decides whether to take it. A critique that is
+    /// not [acted on](Critique::acted_on) gives the draft back, not accepted, without any work.
+    ///
+    /// It is taken where the host accepts it; or else where the critique has a utility
+    /// advantage, which was above the threshold; or else where the model itself prefers it.
+    /// The adapter has no part in it: it is a critic's.
     pub fn refine(
         &mut self,
         request: &Request,
@@ -84,7 +89,7 @@ impl Session {
     ) -> Result<Refinement> {
         let model = self.model().clone();
         let prompts = request.validate(&model)?;
-        if critique.verdict == Verdict::Keep {
+        if !critique.acted_on(&model) {
             return Ok(Refinement { text: request.response.clone(), accepted: false, complete: true });
         }
         let (text, complete) = match &mut host.actor {
@@ -98,7 +103,7 @@ impl Session {
             None => {
                 let mut chat = until_refinement(&model, request, prompts, critique);
                 let mut report = |progress: Progress| on_event(Event { phase: Phase::Refine, round, progress });
-                let generation = self.generate(chat.tokens(), &request.generation(), &mut report)?;
+                let generation = self.generate_from(chat.tokens(), NEVER, &request.generation(), &mut report)?;
                 (generation.text, generation.stop != Stop::Length)
             }
         };
@@ -107,6 +112,7 @@ impl Session {
             // What was cut off would end a good draft in the middle of a sentence.
             _ if !complete => false,
             Some(accept) => accept(&request.response, &text)?,
+            None if critique.utility_advantage.is_some() => differs(request, &text),
             None => self.judge(request, prompts, &text, round, on_event)?,
         };
         Ok(Refinement { text, accepted, complete })
@@ -122,7 +128,7 @@ impl Session {
         round: usize,
         on_event: &mut OnEvent,
     ) -> Result<bool> {
-        if refinement.trim().is_empty() || refinement.trim() == request.response.trim() {
+        if !differs(request, refinement) {
             return Ok(false);
         }
         if prompts.judge.is_empty() {
@@ -139,7 +145,7 @@ impl Session {
             chat.open_assistant();
             let mut preference = 0.0;
             let mut report = |progress: Progress| on_event(Event { phase: Phase::Judge, round, progress });
-            self.prefill(chat.tokens(), Logits::Last, &mut report, &mut |_, logits| {
+            self.prefill_from(chat.tokens(), NEVER, Logits::Last, &mut report, &mut |_, logits| {
                 let [a, b] = [&letters[0], &letters[1]]
                     .map(|ids| ids.first().map_or(0.0, |&id| log_probability(kernel, logits, id)));
                 preference = a - b;
@@ -154,6 +160,11 @@ impl Session {
     }
 }
 
+/// Whether a refinement says anything, and anything new.
+fn differs(request: &Request, refinement: &str) -> bool {
+    !refinement.trim().is_empty() && refinement.trim() != request.response.trim()
+}
+
 /// The chat up to the point where the refinement begins.
 pub fn conversation<'m>(model: &'m Model, request: &Request, critique: &Critique) -> Result<Conversation<'m>> {
     Ok(until_refinement(model, request, request.validate(model)?, critique))
@@ -166,7 +177,7 @@ fn until_refinement<'m>(
     prompts: &TaskPrompts,
     critique: &Critique,
 ) -> Conversation<'m> {
-    let mut chat = until_critique(model, request, prompts);
+    let (mut chat, _) = until_critique(model, request, prompts);
     if critique.tokens.is_empty() {
         chat.text(&critique.text);
     } else {

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::adapter::{Adapter, NEVER};
 use crate::error::{Error, Result};
 use crate::kernels::Kernel;
 use crate::kernels::rows::LogSumExp;
 use crate::kv::{Precision, Sequence};
+use crate::map::try_zeroed;
 use crate::model::Model;
 use crate::sampler::{Sampler, Sampling};
 use crate::text::TextStream;
@@ -31,6 +33,20 @@ pub struct SessionOptions {
     pub kernel: Option<Kernel>,
     /// Fast, or all in f32 as a yardstick.
     pub precision: Precision,
+    /// What is done with the model's adapter.
+    pub adapter: AdapterUse,
+}
+
+/// What a session does with its model's adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdapterUse {
+    /// Uses it, if the model has one.
+    #[default]
+    Auto,
+    /// The base weights alone.
+    Off,
+    /// Uses it, and refuses a model without one.
+    On,
 }
 
 /// Stops a session's call from any thread. Clones stop the same session.
@@ -108,6 +124,8 @@ pub struct Generation {
     pub text: String,
     /// Its tokens, without the one that ended it.
     pub tokens: Vec<u32>,
+    /// The token that ended it, where the model did.
+    pub end: Option<u32>,
     /// Σ log p of its tokens and of the one that ended it, natural, by the model itself:
     /// before temperature and truncation.
     pub logprob: f64,
@@ -137,6 +155,8 @@ pub struct Session {
     model: Arc<Model>,
     engine: Engine,
     context: usize,
+    /// Whether the model has an adapter and it is used.
+    adapter: bool,
     /// What was evaluated last.
     sequence: Sequence,
     sampler: Sampler,
@@ -154,12 +174,16 @@ impl Session {
                 options.context_tokens
             )));
         }
+        if options.adapter == AdapterUse::On && model.adapter().is_none() {
+            return Err(Error::unsupported("the model has no adapter"));
+        }
         let kernel = options.kernel.unwrap_or_else(Kernel::best);
-        let engine = Engine::new(model.config(), kernel, options.threads, options.precision);
+        let engine = Engine::new(model.config(), kernel, options.threads, options.precision)?;
         Ok(Self {
             model: Arc::clone(model),
             sequence: engine.sequence(),
             engine,
+            adapter: options.adapter != AdapterUse::Off && model.adapter().is_some(),
             context: if options.context_tokens == 0 { limit } else { options.context_tokens },
             sampler: Sampler::default(),
             cancel: CancelToken::default(),
@@ -170,6 +194,17 @@ impl Session {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The model's adapter, unless the session does without it.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.model.adapter().filter(|_| self.adapter)
+    }
+
+    /// Index of the first token of `tokens` on which the adapter acts, where nothing but the
+    /// tokens says so ([`Adapter::acts_from`]).
+    pub fn adapted_from(&self, tokens: &[u32]) -> usize {
+        self.adapter().map_or(NEVER, |adapter| adapter.acts_from(tokens))
     }
 
     /// Most tokens that the session holds at once.
@@ -212,16 +247,29 @@ impl Session {
         self.model.tokenize(text, special)
     }
 
-    /// Continues `prompt`.
+    /// Continues `prompt`. An activated adapter acts from the last occurrence of its invocation
+    /// tokens in the prompt on, or not at all.
     pub fn generate(
         &mut self,
         prompt: &[u32],
         options: &GenerateOptions,
         on_progress: &mut OnProgress,
     ) -> Result<Generation> {
-        let mut all = self.generate_candidates(prompt, 1, options, on_progress)?;
-        self.sequence = all[0].1.fork();
-        Ok(all.remove(0).0)
+        self.generate_from(prompt, self.adapted_from(prompt), options, on_progress)
+    }
+
+    /// The same with the adapter acting from token `adapted_from` on.
+    pub(crate) fn generate_from(
+        &mut self,
+        prompt: &[u32],
+        adapted_from: usize,
+        options: &GenerateOptions,
+        on_progress: &mut OnProgress,
+    ) -> Result<Generation> {
+        let mut all = self.generate_candidates(prompt, adapted_from, 1, options, on_progress)?;
+        let (generation, sequence) = all.remove(0);
+        self.sequence = sequence;
+        Ok(generation)
     }
 
     /// `count` continuations of one prompt, decoded as one batch, each with the sequence that
@@ -229,13 +277,15 @@ impl Session {
     pub(crate) fn generate_candidates(
         &mut self,
         prompt: &[u32],
+        adapted_from: usize,
         count: usize,
         options: &GenerateOptions,
         on_progress: &mut OnProgress,
     ) -> Result<Vec<(Generation, Sequence)>> {
         options.sampling.validate()?;
-        let mut first = vec![0.0; self.model.config().vocab_size];
-        self.prefill(prompt, Logits::Last, on_progress, &mut |_, logits| first.copy_from_slice(logits))?;
+        let mut first = try_zeroed::<f32>(self.model.config().vocab_size)?;
+        let first_logits = &mut |_: usize, logits: &[f32]| first.copy_from_slice(logits);
+        self.prefill_from(prompt, adapted_from, Logits::Last, on_progress, first_logits)?;
         let started = Instant::now();
         let room = self.context - prompt.len();
         let max_tokens = if options.max_tokens == 0 { room } else { options.max_tokens.min(room) };
@@ -277,7 +327,10 @@ impl Session {
         let mut runs: Vec<Run> = sequences
             .iter_mut()
             .zip(&newest)
-            .map(|(sequence, tokens)| Run { sequence, tokens, logits: Logits::Last })
+            .map(|(sequence, tokens)| {
+                let adapted = sequence.adapted_from() != NEVER;
+                Run { sequence, tokens, logits: Logits::Last, adapted }
+            })
             .collect();
         let (engine, sampler) = (&mut self.engine, &mut self.sampler);
         let kernel = engine.kernel();
@@ -314,10 +367,23 @@ impl Session {
 
     /// Brings the session's sequence to hold exactly `tokens`, evaluating what it lacks;
     /// `on_logits` gets (index in `tokens`, logits) of those that `logits` names. With
-    /// [`Logits::All`] nothing is reused.
+    /// [`Logits::All`] nothing is reused. The adapter acts as in [`Session::generate`].
     pub fn prefill(
         &mut self,
         tokens: &[u32],
+        logits: Logits,
+        on_progress: &mut OnProgress,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.prefill_from(tokens, self.adapted_from(tokens), logits, on_progress, on_logits)
+    }
+
+    /// The same with the adapter acting from token `adapted_from` on;
+    /// [`NEVER`](crate::adapter::NEVER) is the base model.
+    pub fn prefill_from(
+        &mut self,
+        tokens: &[u32],
+        adapted_from: usize,
         logits: Logits,
         on_progress: &mut OnProgress,
         on_logits: &mut dyn FnMut(usize, &[f32]),
@@ -335,8 +401,8 @@ impl Session {
         // The last token is evaluated again for its logits.
         let reused = match logits {
             Logits::All => 0,
-            Logits::Last => self.sequence.common_prefix(tokens).min(tokens.len() - 1),
-            Logits::None => self.sequence.common_prefix(tokens),
+            Logits::Last => self.sequence.common_prefix(tokens, adapted_from).min(tokens.len() - 1),
+            Logits::None => self.sequence.common_prefix(tokens, adapted_from),
         };
         self.sequence.truncate(reused);
         let model = Arc::clone(&self.model);
@@ -345,9 +411,11 @@ impl Session {
             if on_progress(Progress::Prefill { done, total: tokens.len() }).is_break() {
                 return Err(Error::Cancelled);
             }
-            let end = (done + REPORT).min(tokens.len());
+            let adapted = done >= adapted_from;
+            let limit = if adapted { tokens.len() } else { adapted_from.min(tokens.len()) };
+            let end = (done + REPORT).min(limit);
             let wanted = if logits == Logits::Last && end < tokens.len() { Logits::None } else { logits };
-            let mut runs = [Run { sequence: &mut self.sequence, tokens: &tokens[done..end], logits: wanted }];
+            let mut runs = [Run { sequence: &mut self.sequence, tokens: &tokens[done..end], logits: wanted, adapted }];
             let sink: &mut OnLogits = &mut |_, index, row| on_logits(done + index, row);
             let result = self.engine.forward(model.weights(), &mut runs, &self.cancel.0, sink);
             self.seen(result)?;
@@ -372,6 +440,56 @@ impl Session {
             }
         })?;
         Ok(logprobs)
+    }
+
+    /// Σ log p of each text after a common context, natural, the adapter acting or not as it did
+    /// on that context. All are evaluated as one batch; each comes with the sequence that holds
+    /// it but for its last token.
+    pub(crate) fn score_forks(&mut self, texts: &[(&Sequence, &[u32])]) -> Result<Vec<(f64, Sequence)>> {
+        let started = Instant::now();
+        let model = Arc::clone(&self.model);
+        // The context's last token predicts the first of the text: it is evaluated again.
+        let inputs: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|(context, text)| {
+                let last = context.tokens().last().copied().into_iter();
+                last.chain(text.iter().copied().take(text.len().saturating_sub(1))).collect()
+            })
+            .collect();
+        let longest = texts.iter().zip(&inputs).map(|((context, _), input)| context.len() + input.len() - 1).max();
+        if let Some(needed) = longest.filter(|&needed| needed > self.context) {
+            return Err(Error::ContextFull { needed, available: self.context });
+        }
+        self.check_cancelled()?;
+        let mut scores: Vec<(f64, Sequence)> = texts
+            .iter()
+            .map(|(context, _)| {
+                let mut fork = context.fork();
+                fork.truncate(context.len() - 1);
+                (0.0, fork)
+            })
+            .collect();
+        let mut sums = vec![0.0; texts.len()];
+        let mut runs: Vec<Run> = scores
+            .iter_mut()
+            .zip(texts.iter().zip(&inputs))
+            .map(|((_, sequence), ((context, _), tokens))| {
+                let adapted = context.adapted_from() != NEVER;
+                Run { sequence, tokens, logits: Logits::All, adapted }
+            })
+            .collect();
+        let kernel = self.engine.kernel();
+        let result = self.engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, index, logits| {
+            if let Some(&token) = texts[run].1.get(index) {
+                sums[run] += log_probability(kernel, logits, token);
+            }
+        });
+        drop(runs);
+        self.seen(result)?;
+        self.timings.prompt_tokens += inputs.iter().map(Vec::len).sum::<usize>();
+        self.timings.prefill_ms += started.elapsed().as_secs_f64() * 1e3;
+        scores.iter_mut().zip(sums).for_each(|(score, sum)| score.0 = sum);
+        Ok(scores)
     }
 
     /// The session's sequence; what was evaluated last.
@@ -411,6 +529,7 @@ struct Branch {
     /// Length of the prompt in `context`.
     prompt: usize,
     logprob: f64,
+    end: Option<u32>,
     stop: Option<Stop>,
     /// Text since the last report.
     fresh: Option<String>,
@@ -424,6 +543,7 @@ impl Branch {
             context: prefix.tokens().to_vec(),
             prompt: prefix.len(),
             logprob: 0.0,
+            end: None,
             stop: None,
             fresh: None,
         }
@@ -456,6 +576,7 @@ impl Branch {
         let tokenizer = model.tokenizer();
         if tokenizer.is_end(token) {
             self.stop = Some(Stop::End);
+            self.end = Some(token);
         } else {
             self.context.push(token);
             let bytes = if tokenizer.is_control(token) { &[][..] } else { tokenizer.piece(token) };
@@ -476,6 +597,7 @@ impl Branch {
     fn finish(self) -> (Generation, Sequence) {
         let stop = self.stop.unwrap_or(Stop::Length);
         let tokens = self.tokens().to_vec();
-        (Generation { text: self.stream.into_text(), tokens, logprob: self.logprob, stop }, self.sequence)
+        let (text, logprob, end) = (self.stream.into_text(), self.logprob, self.end);
+        (Generation { text, tokens, end, logprob, stop }, self.sequence)
     }
 }

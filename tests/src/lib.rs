@@ -1,5 +1,6 @@
 //! What the tests of several crates share: fixtures, and models converted from them.
 
+pub mod adapters;
 pub mod fixtures;
 
 use std::path::{Path, PathBuf};
@@ -19,13 +20,23 @@ pub const ARCHITECTURES: [&str; 6] =
 
 /// A small random model, converted from its Hugging Face folder in memory.
 pub fn small(name: &str, quant: Quant) -> Arc<Model> {
+    Model::from_bytes(Bytes::copy(&small_bytes(name, quant))).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The same as a file.
+pub fn small_bytes(name: &str, quant: Quant) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("model.critic");
     convert(&data().join("hf").join(name), &file, &ConvertOptions { quant, ..Default::default() }, &mut |_, _| {
         std::ops::ControlFlow::Continue(())
     })
     .unwrap_or_else(|error| panic!("{name}: {error}"));
-    Model::from_bytes(Bytes::read(&file).expect("just written")).unwrap_or_else(|error| panic!("{name}: {error}"))
+    std::fs::read(&file).expect("just written")
+}
+
+/// The model in a file.
+pub fn open(path: &Path) -> Arc<Model> {
+    Model::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// SmolLM2-135M-Instruct, fetched and converted once.

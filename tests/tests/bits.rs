@@ -4,10 +4,12 @@ use std::ops::ControlFlow::Continue;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use critic::quant::Format;
 use critic::tokenizer::Special;
 use critic::transformer::{Engine, Logits, Run};
-use critic::{GenerateOptions, Kernel, Model, Precision, Sampling, Session, SessionOptions};
+use critic::{Bytes, GenerateOptions, Kernel, Model, Precision, Sampling, Session, SessionOptions};
 use critic_import::Quant;
+use critic_tests::adapters::adapted;
 use critic_tests::{ARCHITECTURES, data, small, smollm2};
 
 /// A pass over `runs` of (sequence, tokens): the bits of all logits, run by run.
@@ -23,10 +25,10 @@ fn evaluate(model: &Model, engine: &mut Engine, runs: &mut [Run]) -> Vec<Vec<u32
 
 /// Bits of every logit of `tokens`, evaluated in chunks of `chunk`.
 fn in_chunks(model: &Model, tokens: &[u32], chunk: usize, kernel: Kernel, threads: usize) -> Vec<u32> {
-    let mut engine = Engine::new(model.config(), kernel, threads, Precision::Fast);
+    let mut engine = Engine::new(model.config(), kernel, threads, Precision::Fast).expect("memory");
     let mut sequence = engine.sequence();
     let chunks = tokens.chunks(chunk).flat_map(|tokens| {
-        let run = Run { sequence: &mut sequence, tokens, logits: Logits::All };
+        let run = Run { sequence: &mut sequence, tokens, logits: Logits::All, adapted: false };
         evaluate(model, &mut engine, &mut [run]).remove(0)
     });
     chunks.collect()
@@ -34,18 +36,83 @@ fn in_chunks(model: &Model, tokens: &[u32], chunk: usize, kernel: Kernel, thread
 
 /// Bits of every logit of `tokens`, in pieces of 5 beside another sequence's pieces of 3.
 fn beside_another(model: &Model, tokens: &[u32], kernel: Kernel) -> Vec<u32> {
-    let mut engine = Engine::new(model.config(), kernel, 2, Precision::Fast);
+    let mut engine = Engine::new(model.config(), kernel, 2, Precision::Fast).expect("memory");
     let (mut one, mut other) = (engine.sequence(), engine.sequence());
     let mut bits = Vec::new();
     for (index, piece) in tokens.chunks(5).enumerate() {
         let start = index * 3 % (tokens.len() - 3);
         let mut runs = [
-            Run { sequence: &mut other, tokens: &tokens[start..start + 3], logits: Logits::Last },
-            Run { sequence: &mut one, tokens: piece, logits: Logits::All },
+            Run { sequence: &mut other, tokens: &tokens[start..start + 3], logits: Logits::Last, adapted: false },
+            Run { sequence: &mut one, tokens: piece, logits: Logits::All, adapted: false },
         ];
         bits.extend(evaluate(model, &mut engine, &mut runs).remove(1));
     }
     bits
+}
+
+/// Bits of every logit of `tokens`, without the adapter before `from` and with it after, in pieces
+/// of `chunk` beside two other sequences: one with it, one without.
+fn adapted_beside_others(
+    model: &Model,
+    tokens: &[u32],
+    from: usize,
+    chunk: usize,
+    kernel: Kernel,
+    threads: usize,
+    precision: Precision,
+) -> Vec<u32> {
+    let mut engine = Engine::new(model.config(), kernel, threads, precision).expect("memory");
+    let (mut one, mut with, mut without) = (engine.sequence(), engine.sequence(), engine.sequence());
+    let mut bits = Vec::new();
+    let (before, after) = tokens.split_at(from);
+    let pieces = before.chunks(chunk).map(|piece| (piece, false)).chain(after.chunks(chunk).map(|piece| (piece, true)));
+    for (index, (piece, adapted)) in pieces.enumerate() {
+        let start = index * 3 % (tokens.len() - 3);
+        let other = &tokens[start..start + 3];
+        let mut runs = [
+            Run { sequence: &mut with, tokens: &other[..2], logits: Logits::Last, adapted: true },
+            Run { sequence: &mut one, tokens: piece, logits: Logits::All, adapted },
+            Run { sequence: &mut without, tokens: other, logits: Logits::Last, adapted: false },
+        ];
+        bits.extend(evaluate(model, &mut engine, &mut runs).remove(1));
+    }
+    bits
+}
+
+/// Adapted rows, too, depend on nothing but themselves, and rows that are not adapted have the
+/// bits of a model without an adapter.
+#[test]
+fn adapted_rows() {
+    for (name, rank) in ARCHITECTURES.into_iter().zip([16, 5, 16, 8, 20, 33]) {
+        for quant in [Quant::Keep, Quant::Q4, Quant::F16] {
+            let (bytes, adapter) = adapted(name, quant, rank);
+            let base = Model::from_bytes(Bytes::copy(&bytes)).expect("a model");
+            let adapter = Bytes::copy(&adapter.file([Format::F32, Format::F16, Format::BF16][rank % 3]));
+            let model = Model::from_bytes_with_adapter(Bytes::copy(&bytes), adapter).expect("they fit");
+            let (tokens, from) = (text_tokens(&model, 90), 37);
+            for precision in [Precision::Fast, Precision::Exact] {
+                // The exact path dequantizes a tile for each pass: a few passes are enough.
+                let ways = [(512, 2), (7, 3), (64, 1), (1, 2), (2, 1)];
+                let ways = if precision == Precision::Fast { &ways[..] } else { &ways[..2] };
+                let scalar = Kernel::available()[0];
+                let expected = adapted_beside_others(&model, &tokens, from, 512, scalar, 1, precision);
+                assert!(expected.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+                if precision == Precision::Fast {
+                    let without = in_chunks(&base, &tokens, 512, scalar, 1);
+                    let prefix = from * model.config().vocab_size;
+                    assert!(expected[..prefix] == without[..prefix], "{name} {quant:?}: before the adapter acts");
+                    assert!(expected[prefix..] != without[prefix..], "{name} {quant:?}: it does act");
+                }
+                for kernel in Kernel::available() {
+                    for &(chunk, threads) in ways {
+                        let bits = adapted_beside_others(&model, &tokens, from, chunk, kernel, threads, precision);
+                        let how = format!("chunks of {chunk}, {threads} threads");
+                        assert!(bits == expected, "{name} {quant:?} {precision:?} {kernel:?}: {how}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn text_tokens(model: &Model, count: usize) -> Vec<u32> {
@@ -100,19 +167,27 @@ fn forks_and_truncation() {
     let tokens = text_tokens(&model, 180);
     let expected = in_chunks(&model, &tokens, 512, Kernel::best(), 2);
     let vocab = model.config().vocab_size;
-    let mut engine = Engine::new(model.config(), Kernel::best(), 2, Precision::Fast);
+    let mut engine = Engine::new(model.config(), Kernel::best(), 2, Precision::Fast).expect("memory");
     for at in [1, 63, 64, 65, 100, 128, 179] {
         let mut base = engine.sequence();
-        evaluate(&model, &mut engine, &mut [Run { sequence: &mut base, tokens: &tokens[..at], logits: Logits::None }]);
+        evaluate(
+            &model,
+            &mut engine,
+            &mut [Run { sequence: &mut base, tokens: &tokens[..at], logits: Logits::None, adapted: false }],
+        );
         let (mut right, mut wrong) = (base.fork(), base.fork());
         let garbage: Vec<u32> = tokens.iter().rev().copied().take(70).collect();
-        evaluate(&model, &mut engine, &mut [Run { sequence: &mut wrong, tokens: &garbage, logits: Logits::None }]);
-        let run = Run { sequence: &mut right, tokens: &tokens[at..], logits: Logits::All };
+        evaluate(
+            &model,
+            &mut engine,
+            &mut [Run { sequence: &mut wrong, tokens: &garbage, logits: Logits::None, adapted: false }],
+        );
+        let run = Run { sequence: &mut right, tokens: &tokens[at..], logits: Logits::All, adapted: false };
         assert!(evaluate(&model, &mut engine, &mut [run])[0][..] == expected[at * vocab..], "fork at {at}");
         wrong.truncate(at.min(50));
         let rest = &tokens[wrong.len()..];
         let from = wrong.len() * vocab;
-        let run = Run { sequence: &mut wrong, tokens: rest, logits: Logits::All };
+        let run = Run { sequence: &mut wrong, tokens: rest, logits: Logits::All, adapted: false };
         assert!(evaluate(&model, &mut engine, &mut [run])[0][..] == expected[from..], "cut back from {at}");
     }
 }

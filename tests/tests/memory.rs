@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use critic::transformer::{Engine, Logits, Run};
 use critic::{Kernel, Model, Precision, Session, SessionOptions};
+use critic_tests::adapters::RandomAdapter;
 use critic_tests::smollm2_path;
 
 /// Counts allocations, and the bytes that are in use.
@@ -49,13 +50,29 @@ fn memory() {
     assert!(with_session < 20 << 20, "{with_session} bytes");
     drop(session);
 
+    allocations_of_tokens(&model, false);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("adapter.critic");
+    std::fs::write(&file, RandomAdapter::gate(model.config())).expect("an adapter file");
+    drop(model);
+    let before = IN_USE.load(SeqCst);
+    let model = Model::open_with_adapter(&path, &file).expect("they fit");
+    let opened = IN_USE.load(SeqCst) - before;
+    println!("opening with an adapter takes {opened} bytes");
+    // 420 tensors more, and their 10 MB.
+    assert!(opened < 3 << 20, "{opened} bytes");
+    allocations_of_tokens(&model, true);
+}
+
+/// Tokens one by one, up to the end of the first page.
+fn allocations_of_tokens(model: &Model, adapted: bool) {
     // One thread: with several, each takes its buffers when it first comes to work, and when
     // that is depends on the system.
-    let mut engine = Engine::new(model.config(), Kernel::best(), 1, Precision::Fast);
+    let mut engine = Engine::new(model.config(), Kernel::best(), 1, Precision::Fast).expect("memory");
     let mut sequence = engine.sequence();
     let mut step = |token: u32| {
         let tokens = [token];
-        let mut runs = [Run { sequence: &mut sequence, tokens: &tokens, logits: Logits::Last }];
+        let mut runs = [Run { sequence: &mut sequence, tokens: &tokens, logits: Logits::Last, adapted }];
         engine.forward(model.weights(), &mut runs, &AtomicBool::new(false), &mut |_, _, _| {}).expect("a pass");
     };
     step(504);

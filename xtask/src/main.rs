@@ -2,6 +2,7 @@
 
 mod arm;
 mod check;
+mod cinstall;
 mod peers;
 
 use std::process::{Command, ExitCode};
@@ -11,13 +12,15 @@ cargo xtask check          everything that CI checks, cheapest first
 cargo xtask arm            the runtime's tests for AArch64, under qemu
 cargo xtask bench-peers    this program and llama.cpp on the same file, alternately
                            [--repeat N] [--threads T] [--out FILE.md]
-cargo xtask check-export   llama.cpp loads what `critic export` wrote, and writes the same text";
+cargo xtask check-export   llama.cpp loads what `critic export` wrote, and writes the same text
+cargo xtask check-cinstall libcritic installed by cargo-c, which is built first (minutes)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("check") => check::all(),
         Some("arm") => arm::run(),
+        Some("check-cinstall") => cinstall::check(),
         Some("check-export") => peers::export(),
         Some("bench-peers") => peers::run(&arguments[1..]),
         _ => {

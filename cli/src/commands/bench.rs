@@ -4,6 +4,8 @@ use std::ops::ControlFlow::Continue;
 use std::path::Path;
 use std::time::Instant;
 
+use critic::adapter::NEVER;
+use critic::critique::Context;
 use critic::sampler::argmax;
 use critic::transformer::Logits;
 use critic::{Critique, Model, Precision, Request, Session};
@@ -18,6 +20,8 @@ use crate::text::read_file;
 struct Answer {
     kernel: &'static str,
     threads: usize,
+    /// Whether an adapter acted on every token.
+    adapter: bool,
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     open_ms: f64,
@@ -62,7 +66,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let cases = args.cases.as_deref().map(read_cases).transpose()?;
     let path = args.model.path()?;
     let started = Instant::now();
-    let model = Model::open(&path)?;
+    let model = args.model.open_at(&path)?;
     let open_ms = ms(started);
     let mut session = args.model.session(&model, Precision::Fast)?;
     let (prompt, depth, generated) = (args.prompt_tokens as usize, args.depth as usize, args.gen_tokens as usize);
@@ -96,6 +100,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let answer = Answer {
         kernel: session.kernel().name(),
         threads: session.threads(),
+        adapter: session.adapter().is_some(),
         prefill_tokens_per_second: median(&mut prefill),
         decode_tokens_per_second: median(&mut decode),
         open_ms,
@@ -107,10 +112,17 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     if args.json { json(&answer) } else { line(&text(&answer, args)) }
 }
 
-/// Brings the session to hold `tokens`; the likeliest next token.
+/// Brings the session to hold `tokens`, with the adapter acting on all of them, if there is
+/// one; the likeliest next token.
 fn evaluate(session: &mut Session, tokens: &[u32], logits: Logits) -> Result<u32, Failure> {
+    let adapted_from = if session.adapter().is_some() { 0 } else { NEVER };
+    evaluate_from(session, tokens, adapted_from, logits)
+}
+
+fn evaluate_from(session: &mut Session, tokens: &[u32], adapted_from: usize, logits: Logits) -> Result<u32, Failure> {
     let mut next = 0;
-    session.prefill(tokens, logits, &mut |_| Continue(()), &mut |_, logits| next = argmax(logits))?;
+    session
+        .prefill_from(tokens, adapted_from, logits, &mut |_| Continue(()), &mut |_, logits| next = argmax(logits))?;
     Ok(next)
 }
 
@@ -157,19 +169,20 @@ fn run_case(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
         chat.tokens().to_vec()
     };
     session.reset();
-    let mut forced = |from: usize, tokens: &[u32]| {
+    let adapted_from = session.critique_adapted_from(&Context::new(&model, &request)?);
+    let mut forced = |from: usize, tokens: &[u32], adapted_from: usize| {
         let started = Instant::now();
         for end in from + 1..=tokens.len() {
-            evaluate(session, &tokens[..end], Logits::Last)?;
+            evaluate_from(session, &tokens[..end], adapted_from, Logits::Last)?;
         }
         Ok::<_, Failure>(ms(started))
     };
     let started = Instant::now();
     // Reading ends where decoding begins.
-    let read = forced(before.len() - 1, &before)?;
-    let critique_ms = forced(before.len(), &with_critique)?;
-    let instruction = forced(asked.len() - 1, &asked)?;
-    let refinement_ms = forced(asked.len(), &whole)?;
+    let read = forced(before.len() - 1, &before, adapted_from)?;
+    let critique_ms = forced(before.len(), &with_critique, adapted_from)?;
+    let instruction = forced(asked.len() - 1, &asked, NEVER)?;
+    let refinement_ms = forced(asked.len(), &whole, NEVER)?;
     Ok(CaseAnswer {
         name: case.name.clone(),
         kind: case.kind.clone(),
@@ -204,13 +217,14 @@ fn resident_bytes() -> Option<u64> {
 
 fn text(answer: &Answer, args: &BenchArgs) -> String {
     let mut out = format!(
-        "{} with {} threads, {} tokens in context\n\
+        "{} with {} threads{}, {} tokens in context\n\
          prefill      {:>9.1} tokens/s ({} tokens)\n\
          decode       {:>9.1} tokens/s ({} tokens)\n\
          open         {:>9.1} ms\n\
          first token  {:>9.1} ms\n",
         answer.kernel,
         answer.threads,
+        if answer.adapter { " and an adapter" } else { "" },
         args.depth,
         answer.prefill_tokens_per_second,
         args.prompt_tokens,

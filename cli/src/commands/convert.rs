@@ -1,8 +1,9 @@
 //! `critic convert`
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use critic_import::{ConvertOptions, TemplateState, read_prompts};
+use critic_import::{AdapterPart, ConvertOptions, TemplateState, read_peft, read_prompts};
 
 use crate::args::ConvertArgs;
 use crate::failure::Failure;
@@ -11,7 +12,10 @@ use crate::output::{json, line};
 
 pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
     let prompts = args.prompts.as_deref().map(read_prompts).transpose()?;
-    let options = ConvertOptions { quant: args.quant.into(), prompts, ..ConvertOptions::default() };
+    let adapter = args.adapter.as_deref().map(read_peft).transpose()?;
+    let part = |adapter| AdapterPart { adapter: Arc::new(adapter), merge: args.merge, force: args.force };
+    let options =
+        ConvertOptions { quant: args.quant.into(), prompts, adapter: adapter.map(part), ..ConvertOptions::default() };
     let report = convert_file(&args.source, &args.output, &options)?;
     if args.json {
         return json(&report);

@@ -22,5 +22,6 @@ pub fn run(args: &LoopArgs) -> Result<(), Failure> {
     if args.json {
         return json(&LoopAnswer::of(&critique, session.take_timings()));
     }
+    stream.utility_advantage(&critique);
     if streams { Ok(()) } else { line(&critique.text) }
 }

@@ -40,6 +40,7 @@ pub fn run(args: &LoopArgs) -> Result<(), Failure> {
         let complete = improvement.critique.complete && refined;
         return json(&LoopAnswer { refinement, accepted, complete, rounds, ..answer });
     }
+    stream.utility_advantage(&improvement.critique);
     // What was written last is the answer only if it was taken.
     let shown = watched && last.is_some_and(|round| round.accepted);
     stream.heading(match (improvement.accepted, shown) {

@@ -20,7 +20,7 @@ struct Answer<'a> {
     provenance: &'a Provenance,
     architecture: &'a Config,
     parameters: u64,
-    /// By format, or `tables` for what belongs to the tokenizer.
+    /// By format, or `tables` for what belongs to the tokenizer, `adapter` for an adapter's.
     tensors: BTreeMap<String, Tensors>,
     /// Bits of a weight on average, scales included.
     bits_per_weight: f64,
@@ -31,7 +31,17 @@ struct Answer<'a> {
     keep: &'a str,
     /// In force: the file's own, or the defaults.
     prompts: &'a Prompts,
-    adapter: Option<AdapterSpec>,
+    /// What an adapter for this model names as its base.
+    fingerprint: String,
+    adapter: Option<Adapter<'a>>,
+}
+
+#[derive(Serialize)]
+struct Adapter<'a> {
+    #[serde(flatten)]
+    spec: &'a AdapterSpec,
+    tensors: usize,
+    targets: Vec<&'static str>,
 }
 
 #[derive(Default, Serialize)]
@@ -53,8 +63,9 @@ struct Tokenizer {
 
 pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     let model = args.model.clone().or_else(|| args.model_flag.clone());
-    let path = ModelArgs { model, threads: None, kernel: None, context: None }.path()?;
-    let model = Model::open(&path)?;
+    let asked = ModelArgs { model, threads: None, kernel: None, context: None, adapted: args.adapted.clone() };
+    let path = asked.path()?;
+    let model = asked.open_at(&path)?;
     if args.prompts {
         let text = serde_json::to_string_pretty(model.prompts()).map_err(|error| Failure::Failed(error.to_string()))?;
         return line(&text);
@@ -63,6 +74,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     let mut tensors: BTreeMap<String, Tensors> = BTreeMap::new();
     for (name, info) in file.tensors() {
         let kind = match matrix_format(info) {
+            _ if name.starts_with("adapter.") => "adapter".to_owned(),
             Some(format) => format.name().to_owned(),
             None if name.starts_with("tokenizer.") => "tables".to_owned(),
             None if name.starts_with("padding.") => "padding".to_owned(),
@@ -72,7 +84,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
         entry.tensors += 1;
         entry.bytes += info.range.len();
     }
-    let weights = tensors.iter().filter(|(kind, _)| !matches!(kind.as_str(), "tables" | "padding"));
+    let weights = tensors.iter().filter(|(kind, _)| !matches!(kind.as_str(), "adapter" | "tables" | "padding"));
     let weight_bytes: usize = weights.map(|(_, tensors)| tensors.bytes).sum();
     let tokenizer = model.tokenizer();
     let piece = |id: u32| String::from_utf8_lossy(tokenizer.piece(id)).into_owned();
@@ -97,7 +109,12 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
         tasks: model.prompts().tasks.keys().map(String::as_str).collect(),
         keep: &model.prompts().keep,
         prompts: model.prompts(),
-        adapter: file.adapter()?,
+        fingerprint: model.weights().fingerprint(),
+        adapter: model.adapter().filter(|_| !args.adapted.no_adapter).map(|adapter| Adapter {
+            spec: &adapter.spec,
+            tensors: adapter.tensors(),
+            targets: adapter.targets().into_iter().map(|target| target.name()).collect(),
+        }),
     };
     if args.json { json(&answer) } else { line(&text(&answer)) }
 }
@@ -122,6 +139,20 @@ fn rendered(model: &Model) -> String {
         (_, None) => "{user}".to_owned(),
     };
     out + &message(&chat.user, &user) + &message(&chat.assistant, "{assistant}")
+}
+
+fn describe(adapter: &Adapter) -> String {
+    let AdapterSpec { rank, scale, invocation_tokens, beta, threshold, base } = adapter.spec;
+    let acts = match invocation_tokens.len() {
+        0 => "acts on the whole text".to_owned(),
+        count => format!("acts from its {count} invocation tokens on"),
+    };
+    let utility = match *beta {
+        0.0 => "no utility advantage".to_owned(),
+        beta => format!("utility advantage with β {beta} and threshold {threshold}"),
+    };
+    let base = if base.is_empty() { "a model that it does not name" } else { base };
+    format!("rank {rank}, scale {scale}, on {}\n{acts}\n{utility}\nfor {base}", adapter.targets.join(", "))
 }
 
 fn text(answer: &Answer) -> String {
@@ -174,6 +205,7 @@ fn text(answer: &Answer) -> String {
     row("chat", answer.chat_template.trim_end().to_owned());
     row("tasks", answer.tasks.join(", "));
     row("says to keep", answer.keep.to_owned());
-    row("adapter", answer.adapter.as_ref().map_or("none".to_owned(), |adapter| format!("rank {}", adapter.rank)));
+    row("fingerprint", answer.fingerprint.clone());
+    row("adapter", answer.adapter.as_ref().map_or("none".to_owned(), describe));
     out.trim_end().to_owned()
 }

@@ -1,11 +1,11 @@
 //! `critic refine`: the answer is the refinement; the critique that leads to it goes to
 //! standard error.
 
-use critic::{Critique, Host, Phase, Precision, Verdict};
+use critic::{Host, Phase, Precision};
 
 use crate::args::RefineArgs;
 use crate::failure::Failure;
-use crate::output::{LoopAnswer, Stream, To, is_full, json, line};
+use crate::output::{LoopAnswer, Stream, To, is_full, json, line, not_acted_on};
 use crate::text::Source;
 
 pub fn run(args: &RefineArgs) -> Result<(), Failure> {
@@ -19,7 +19,7 @@ pub fn run(args: &RefineArgs) -> Result<(), Failure> {
         stream.show_event(event, to)
     };
     let critique = match given {
-        Some(text) => Ok(Critique::given(&text, &model)),
+        Some(text) => session.given_critique(&request, &text, &mut on_event),
         None => session.critique(&request, &mut on_event),
     };
     let result = critique.and_then(|critique| {
@@ -33,15 +33,16 @@ pub fn run(args: &RefineArgs) -> Result<(), Failure> {
     if !refinement.complete {
         stream.cut("refinement", request.max_tokens, is_full(&session));
     }
-    let keep = critique.verdict == Verdict::Keep;
+    let acted_on = critique.acted_on(&model);
     if args.request.json {
-        let refined = (!keep).then_some(refinement.text.as_str());
+        let refined = acted_on.then_some(refinement.text.as_str());
         let answer = LoopAnswer::of(&critique, session.take_timings());
         let complete = critique.complete && refinement.complete;
         return json(&LoopAnswer { refinement: refined, accepted: Some(refinement.accepted), complete, ..answer });
     }
-    if keep {
-        stream.heading("nothing needs to change: the draft stays");
+    stream.utility_advantage(&critique);
+    if !acted_on {
+        stream.heading(not_acted_on(&critique));
         return line(&refinement.text);
     }
     let judged = if refinement.accepted { "preferred to the draft" } else { "not preferred to the draft" };

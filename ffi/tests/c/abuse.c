@@ -192,6 +192,93 @@ static void sessions(const critic_model *model) {
   critic_session_free(session);
 }
 
+static char *read_all(const char *path, size_t *len) {
+  FILE *file = fopen(path, "rb");
+  char *bytes;
+  CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
+  *len = (size_t)ftell(file);
+  rewind(file);
+  bytes = malloc(*len);
+  CHECK(bytes != NULL && fread(bytes, 1, *len, file) == *len);
+  fclose(file);
+  return bytes;
+}
+
+static void adapters(const char *path, const char *adapter) {
+  critic_model *model = NULL;
+  critic_session *session = NULL;
+  critic_result *result = NULL;
+  critic_error error;
+  critic_model_options options = critic_model_options_default();
+  critic_session_options how = critic_session_options_default();
+  critic_model_info info = critic_model_info_default();
+  critic_candidate candidate = critic_candidate_default();
+  critic_request request = critic_request_default();
+  char *bytes;
+  float advantage = 5;
+  size_t len;
+
+  options.adapter_path = "/nowhere/at all";
+  EXPECT(CRITIC_IO, critic_model_open(path, &options, &model, &error));
+  CHECK(strstr(error.message, "/nowhere/at all") != NULL);
+  options.adapter_path = path;
+  EXPECT(CRITIC_UNSUPPORTED_MODEL, critic_model_open(path, &options, &model, &error));
+  CHECK(strstr(error.message, "no adapter") != NULL);
+  EXPECT(CRITIC_UNSUPPORTED_MODEL, critic_model_open(adapter, NULL, &model, &error));
+  options.adapter_path = adapter;
+  options.adapter = critic_text_of("x");
+  EXPECT(CRITIC_INVALID_ARGUMENT, critic_model_open(path, &options, &model, &error));
+  options.adapter_path = NULL;
+  EXPECT(CRITIC_CORRUPT_MODEL, critic_model_open(path, &options, &model, &error));
+  options.adapter.data = NULL;
+  EXPECT(CRITIC_INVALID_ARGUMENT, critic_model_open(path, &options, &model, &error));
+  CHECK(model == NULL);
+
+  bytes = read_all(adapter, &len);
+  options.adapter.data = bytes;
+  options.adapter.len = len;
+  EXPECT(CRITIC_OK, critic_model_open(path, &options, &model, &error));
+  free(bytes);
+  critic_model_free(model);
+  options = critic_model_options_default();
+  options.adapter_path = adapter;
+  options.memory = CRITIC_MEMORY_COPY;
+  EXPECT(CRITIC_OK, critic_model_open(path, &options, &model, &error));
+  critic_model_free(model);
+  options.memory = CRITIC_MEMORY_DEFAULT;
+  EXPECT(CRITIC_OK, critic_model_open(path, &options, &model, &error));
+  EXPECT(CRITIC_OK, critic_model_describe(model, &info));
+  CHECK(info.has_adapter == 1);
+
+  how.threads = 1;
+  how.adapter = CRITIC_ADAPTER_ON;
+  EXPECT(CRITIC_OK, critic_session_new(model, &how, &session, &error));
+  request.prompt = critic_text_of("Two words?");
+  request.response = critic_text_of("a b c.");
+  request.max_tokens = 3;
+  request.candidates = 2;
+  EXPECT(CRITIC_OK, critic_critique(session, &request, &result, &error));
+  CHECK(critic_result_utility_advantage(result, &advantage) == 1 && advantage != 5);
+  EXPECT(CRITIC_OK, critic_result_candidate(result, 1, &candidate));
+  CHECK(candidate.has_utility_advantage == 1 && candidate.utility_advantage <= advantage);
+  critic_result_free(result);
+  /* The threshold of this adapter is out of reach: nothing is written. */
+  request.critique = critic_text_of("Three words.");
+  EXPECT(CRITIC_OK, critic_refine(session, &request, &result, &error));
+  CHECK(critic_result_utility_advantage(result, NULL) == 1 && critic_result_refinement(result).data == NULL);
+  CHECK(critic_result_accepted(result) == 0 && critic_result_verdict(result) == CRITIC_VERDICT_REVISE);
+  critic_result_free(result);
+  critic_session_free(session);
+
+  how.adapter = CRITIC_ADAPTER_OFF;
+  EXPECT(CRITIC_OK, critic_session_new(model, &how, &session, &error));
+  EXPECT(CRITIC_OK, critic_refine(session, &request, &result, &error));
+  CHECK(critic_result_utility_advantage(result, NULL) == 0 && critic_result_refinement(result).data != NULL);
+  critic_result_free(result);
+  critic_session_free(session);
+  critic_model_free(model);
+}
+
 static void requests(const critic_model *model) {
   critic_session *session = NULL, *doomed = NULL;
   critic_result *result = NULL;
@@ -380,12 +467,13 @@ static void full(const critic_model *model) {
 int main(int argc, char **argv) {
   critic_model *model = NULL;
   size_t count = 9;
-  CHECK(argc == 3);
+  CHECK(argc == 4);
   CHECK(critic_version_number() == (CRITIC_VERSION_MAJOR << 24 | CRITIC_VERSION_MINOR << 16 | CRITIC_VERSION_PATCH << 8));
   CHECK(strcmp(critic_status_name(CRITIC_BUSY), "CRITIC_BUSY") == 0);
   CHECK(strcmp(critic_status_name(-5), "unknown") == 0);
   opening(argv[1], argv[2]);
   EXPECT(CRITIC_OK, critic_model_open(argv[1], NULL, &model, NULL));
+  adapters(argv[1], argv[3]);
   sessions(model);
   requests(model);
   full(model);

@@ -2,11 +2,12 @@
 //!
 //! [`Gguf`] reads the container, [`write_gguf`] writes it, [`blocks`] knows the block formats,
 //! `config` what the metadata of each architecture mean, `model` and `export` the ways in and
-//! out.
+//! out; `lora` the way out for an adapter.
 
 pub mod blocks;
 mod config;
 mod export;
+mod lora;
 mod model;
 mod read;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod write;
 
 pub use blocks::GgmlType;
 pub use export::{ExportReport, export_gguf};
+pub use lora::export_lora_gguf;
 pub(crate) use model::open;
 pub use read::{Array, Gguf, TensorInfo, Value};
 pub use write::{Metadata, PlannedGgml, write_gguf};

@@ -66,6 +66,7 @@ fn describe(bytes: &Arc<Bytes>) -> Result<Source> {
             data: Data::Mapped { bytes: Arc::clone(bytes), range: info.range.clone() },
             interleaved,
             plus_one: false,
+            merged: None,
         });
     }
     let all = left.len();

@@ -62,6 +62,12 @@ impl Metadata {
         values.for_each(|value| push_string(&mut self.bytes, value));
     }
 
+    /// Adds an array of unsigned integers.
+    pub fn u32s(&mut self, key: &str, values: &[u32]) {
+        self.array(key, ValueType::U32, values.len());
+        self.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+
     /// Adds an array of signed integers.
     pub fn i32s(&mut self, key: &str, values: &[i32]) {
         self.array(key, ValueType::I32, values.len());

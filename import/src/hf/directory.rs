@@ -47,6 +47,7 @@ pub(crate) fn open(directory: &Path) -> Result<Source> {
                 data: Data::Values(values),
                 interleaved: None,
                 plus_one: false,
+                merged: None,
             }));
             continue;
         }
@@ -72,7 +73,15 @@ pub(crate) fn open(directory: &Path) -> Result<Source> {
         // Gemma's norms multiply by 1 + w.
         let plus_one = sandwich && matches!(slot.shape, Shape::Vector { .. });
         let data = Data::Mapped { bytes, range };
-        tensors.push(SourceTensor { name: slot.name, shape: slot.shape, kind, data, interleaved: None, plus_one });
+        tensors.push(SourceTensor {
+            name: slot.name,
+            shape: slot.shape,
+            kind,
+            data,
+            interleaved: None,
+            plus_one,
+            merged: None,
+        });
     }
     let lost = dropped(weights.tensors.keys(), directory)?;
     let tokenizer_path = directory.join("tokenizer.json");

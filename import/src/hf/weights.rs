@@ -14,7 +14,7 @@ use crate::gguf::GgmlType;
 use crate::source::fingerprint;
 
 /// One tensor's place.
-pub(super) struct HfTensor {
+pub(crate) struct HfTensor {
     pub kind: GgmlType,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
@@ -23,7 +23,7 @@ pub(super) struct HfTensor {
 }
 
 /// All tensors of a checkpoint by name, without what multimodal ones put before it.
-pub(super) struct Weights {
+pub(crate) struct Weights {
     pub tensors: BTreeMap<String, HfTensor>,
     /// Bytes of all files.
     pub bytes: usize,
@@ -57,6 +57,13 @@ impl Weights {
         for file in files {
             weights.add(&directory.join(file))?;
         }
+        Ok(weights)
+    }
+
+    /// The tensors of one file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut weights = Self { tensors: BTreeMap::new(), bytes: 0, sources: Vec::new() };
+        weights.add(path)?;
         Ok(weights)
     }
 

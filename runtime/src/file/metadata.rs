@@ -192,6 +192,10 @@ pub struct AdapterSpec {
     /// Utility advantage above which a critique is acted on.
     #[serde(default)]
     pub threshold: f32,
+    /// Fingerprint of the model that it was trained for, whatever its quantization; empty
+    /// where unknown.
+    #[serde(default)]
+    pub base: String,
 }
 
 /// Where the model comes from, for people.

@@ -66,11 +66,7 @@ pub struct ModelFile {
 impl ModelFile {
     /// Maps and parses the file at `path`.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::parse(Bytes::map(path)?).map_err(|error| match error {
-            Error::Corrupt(why) => Error::Corrupt(format!("{}: {why}", path.display())),
-            Error::Unsupported(why) => Error::Unsupported(format!("{}: {why}", path.display())),
-            other => other,
-        })
+        Self::parse(Bytes::map(path)?).map_err(|error| error.in_file(path))
     }
 
     /// Parses a model that is in memory.
@@ -140,6 +136,11 @@ impl ModelFile {
         let config: Config = self.required(key::CONFIG)?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// Whether there is a configuration: an adapter file has none.
+    pub(crate) fn has_config(&self) -> bool {
+        self.metadata.contains_key(key::CONFIG)
     }
 
     /// The tokenizer's description.

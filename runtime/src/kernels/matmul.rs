@@ -65,6 +65,23 @@ impl Output {
         // SAFETY: as the caller promises.
         Self { data: unsafe { self.data.add(column) }, ..*self }
     }
+
+    /// The tokens of `rows` alone.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.tokens);
+        // SAFETY: there are as many rows.
+        Self { data: unsafe { self.data.add(rows.start * self.stride) }, tokens: rows.len(), ..*self }
+    }
+}
+
+impl<'a> Input<'a> {
+    /// The tokens of `rows` alone, each of `columns`.
+    pub fn rows(&self, rows: Range<usize>, columns: usize) -> Input<'a> {
+        match self {
+            Input::Float(x) => Input::Float(&x[rows.start * columns..rows.end * columns]),
+            Input::Codes(x) => Input::Codes(&x[rows.start * columns / BLOCK..rows.end * columns / BLOCK]),
+        }
+    }
 }
 
 /// `out[t, rows of tiles] (+)= matrix · x[t]`.
@@ -159,6 +176,38 @@ impl Op for GatedMatMul<'_> {
                     }
                 }
                 token += group;
+            }
+        }
+    }
+}
+
+/// `gate = activation(gate) ⊙ up`, where both products are there already: what
+/// [`GatedMatMul`] does to tokens that an adapter adds to in between.
+pub struct Gate {
+    /// What is applied to the gate.
+    pub activation: Activation,
+    /// Tiles to compute.
+    pub tiles: Range<usize>,
+    /// The gate's product, which the result replaces.
+    pub gate: Output,
+    /// The other one, of the same shape.
+    pub up: Output,
+}
+
+impl Op for Gate {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (gate, up) = (self.gate, self.up);
+        assert!(self.tiles.end * TILE <= gate.stride && (up.stride, up.tokens) == (gate.stride, gate.tokens));
+        for token in 0..gate.tokens {
+            for at in (self.tiles.start * TILE..self.tiles.end * TILE).step_by(S::LANES) {
+                // SAFETY: just checked; a thread owns its tiles.
+                unsafe {
+                    let (out, up) = (gate.data.add(token * gate.stride + at), up.data.add(token * up.stride + at));
+                    s.store(out, s.mul(activate(s, self.activation, s.load(out)), s.load(up)));
+                }
             }
         }
     }

@@ -12,6 +12,7 @@
 mod aarch64;
 pub mod activations;
 pub mod attention;
+pub mod low_rank;
 pub mod matmul;
 pub mod rows;
 mod scalar;

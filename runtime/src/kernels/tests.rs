@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::activations::{ActivationBlock, Quantize};
 use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, Softmax};
+use super::low_rank::ThinMatMul;
 use super::matmul::{GatedMatMul, Input, MatMul, Output, Store};
 use super::rows::{LogSumExp, RmsNorm, Rope};
 use super::{Kernel, Op};
@@ -363,5 +364,54 @@ fn exponentials_are_right() {
         }
         assert_eq!(kernel.run(Exp(f32::NEG_INFINITY)), 0.0);
         assert_eq!(kernel.run(Exp(0.0)), 1.0);
+    }
+}
+
+/// `[tokens, 16·tiles]` of `1.5 + scale · matrix · x`, bits.
+fn multiply_thin(kernel: Kernel, matrix: &Matrix, x: &[f32], x_stride: usize, scale: f32) -> Vec<u32> {
+    let stride = matrix.tiles() * TILE;
+    let mut out = vec![1.5; x.len() / x_stride * stride];
+    let output = Output::new(&mut out, stride);
+    kernel.run(ThinMatMul { matrix, tiles: 0..matrix.tiles(), x, x_stride, scale, output, store: Store::Add });
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+proptest! {
+    /// Thin products: the same bits for every instruction set and number of tokens, and right.
+    #[test]
+    fn thin_products(
+        format in prop::sample::select(vec![Format::F32, Format::F16, Format::BF16]),
+        rows in 1usize..40,
+        columns in 1usize..70,
+        tokens in 1usize..11,
+        extra in 0usize..3,
+        seed: u64,
+    ) {
+        let random = &mut Random(seed);
+        let matrix = matrix(format, rows, columns, random);
+        let x_stride = columns + extra;
+        let x = random.floats(tokens * x_stride, 3.0);
+        let (scalar, others) = kernels();
+        let expected = multiply_thin(scalar, &matrix, &x, x_stride, 0.75);
+        let stride = matrix.tiles() * TILE;
+        let mut row = vec![0.0; columns];
+        for token in 0..tokens {
+            let x = &x[token * x_stride..][..x_stride];
+            for output in 0..rows {
+                matrix.dequantize_row(output, &mut row);
+                let products = row.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                let exact = 1.5 + 0.75 * products.clone().sum::<f64>();
+                let size: f64 = 1.5 + products.map(f64::abs).sum::<f64>();
+                let found = f64::from(f32::from_bits(expected[token * stride + output]));
+                prop_assert!((found - exact).abs() <= size * columns as f64 * 1.2e-7, "{found} {exact}");
+            }
+        }
+        for kernel in others {
+            prop_assert!(multiply_thin(kernel, &matrix, &x, x_stride, 0.75) == expected, "{kernel:?}");
+            for token in 0..tokens {
+                let alone = multiply_thin(kernel, &matrix, &x[token * x_stride..][..x_stride], x_stride, 0.75);
+                prop_assert!(alone[..] == expected[token * stride..][..stride], "{kernel:?} token {token}");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@
 
 mod encode;
 
-pub use encode::{quantize_q4_1, quantize_q8_0};
+pub use encode::{Importance, quantize_q4_1, quantize_q4_1_weighted, quantize_q8_0, quantize_q8_0_weighted};
 
 use half::{bf16, f16};
 
@@ -359,6 +359,24 @@ impl MatrixBuilder {
         for (block, values) in values.chunks_exact(BLOCK).enumerate() {
             let values: &[f32; BLOCK] = values.try_into().expect("chunks are blocks");
             self.set_block(row, block, &quantize(values));
+        }
+        Ok(())
+    }
+
+    /// [`MatrixBuilder::set_row`] with the errors of each column weighted by `importance`,
+    /// `[columns]`, where the format is one that floats are quantized to. Takes longer.
+    pub fn set_row_weighted(&mut self, row: usize, values: &[f32], importance: &[f32]) -> Result<()> {
+        assert!(values.len() == self.columns && importance.len() == self.columns);
+        let quantize = match self.format {
+            Format::Q4_1 => quantize_q4_1_weighted,
+            Format::Q8_0 => quantize_q8_0_weighted,
+            _ => return self.set_row(row, values),
+        };
+        for (block, (values, importance)) in values.chunks_exact(BLOCK).zip(importance.chunks_exact(BLOCK)).enumerate()
+        {
+            let values: &[f32; BLOCK] = values.try_into().expect("chunks are blocks");
+            let importance: &Importance = importance.try_into().expect("chunks are blocks");
+            self.set_block(row, block, &quantize(values, importance));
         }
         Ok(())
     }

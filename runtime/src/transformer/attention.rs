@@ -1,0 +1,238 @@
+//! Attention in a forward pass: keys and values into the cache, queries over it.
+//!
+//! Not here: the arithmetic of one segment (see [`crate::kernels::attention`]).
+
+use super::{BatchToken, Engine, Run, Shared, WorkerScratch, each_row};
+use crate::file::Config;
+use crate::kernels::attention::{
+    AttendSegment, Element, MergeSegment, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax,
+};
+use crate::kernels::rows::{RmsNormInPlace, Rope};
+use crate::weights::Layer;
+
+/// Some queries of one KV head of one run.
+#[derive(Clone, Copy)]
+pub(super) struct AttentionJob {
+    run: usize,
+    head: usize,
+    /// Queries `first..first + count`: query i is token `start + i / group`, head `i % group`.
+    start: usize,
+    first: usize,
+    count: usize,
+}
+
+impl Engine {
+    /// Adds biases, normalises and turns q and k, and stores k and v in the cache.
+    pub(super) fn place(
+        &mut self,
+        config: &Config,
+        layer: &Layer,
+        index: usize,
+        tokens: &[BatchToken],
+        runs: &[Run],
+        qkv: &mut [f32],
+    ) {
+        let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
+        let width = (heads + 2 * kv_heads) * dim;
+        let (cos, sin) = &self.scratch.turns[config.rope_index(index)];
+        let kernel = self.kernel;
+        let rows = Shared(qkv.as_mut_ptr());
+        each_row(&mut self.pool, tokens.len(), |row| {
+            // SAFETY: rows are disjoint.
+            let qkv = unsafe { rows.slice(row * width, width) };
+            let token = tokens[row];
+            let turn = row * dim / 2..(row + 1) * dim / 2;
+            let (cos, sin) = (&cos[turn.clone()], &sin[turn]);
+            let mut start = 0;
+            for projection in &layer.qkv {
+                if let Some(bias) = &projection.bias {
+                    qkv[start..].iter_mut().zip(bias.iter()).for_each(|(x, b)| *x += b);
+                }
+                start += projection.matrix.rows();
+            }
+            let (q, kv) = qkv.split_at_mut(heads * dim);
+            let (k, v) = kv.split_at_mut(kv_heads * dim);
+            for (rows, norm, scale) in [(q, &layer.q_norm, config.attention_scale), (&mut *k, &layer.k_norm, 1.0)] {
+                for head in rows.chunks_exact_mut(dim) {
+                    if let Some(weight) = norm {
+                        kernel.run(RmsNormInPlace { x: head, weight, eps: config.rms_norm_eps });
+                    }
+                    kernel.run(Rope { x: head, cos, sin, scale });
+                }
+            }
+            for head in 0..kv_heads {
+                let part = head * dim..(head + 1) * dim;
+                // SAFETY: the position is reserved, and this row's own.
+                unsafe { runs[token.run].sequence.write(token.position, index, head, &k[part.clone()], &v[part]) };
+            }
+        });
+    }
+
+    /// Each query over its sequence's keys and values: `attended[token, head · head_dim]`.
+    pub(super) fn attend<E: Element>(
+        &mut self,
+        config: &Config,
+        layer: usize,
+        tokens: &[BatchToken],
+        runs: &[Run],
+        qkv: &[f32],
+    ) where
+        WorkerScratch: Pages<E>,
+    {
+        let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
+        let (group, width, window) = (heads / kv_heads, (heads + 2 * kv_heads) * dim, config.window(layer));
+        let mut jobs = std::mem::take(&mut self.scratch.jobs);
+        list_jobs(tokens, kv_heads, group, &mut jobs);
+        let segment_tokens = PAGE_TOKENS * SEGMENT_PAGES;
+        // Segments that queries of a job see.
+        let segments = |job: &AttentionJob| {
+            let first = tokens[job.start + job.first / group].position;
+            let last = tokens[job.start + (job.first + job.count - 1) / group].position;
+            (first + 1).saturating_sub(window) / segment_tokens..last / segment_tokens + 1
+        };
+        let attended = Shared(self.scratch.attended.as_mut_ptr());
+        let (kernel, workers) = (self.kernel, &self.workers);
+        let attend = |job: &AttentionJob,
+                      segment: usize,
+                      softmax: &mut [Softmax],
+                      values: &mut [f32],
+                      pages: &mut Vec<PagePart<E>>| {
+            let query = |i: usize| {
+                let token = job.start + (job.first + i) / group;
+                let head = job.head * group + (job.first + i) % group;
+                (qkv[token * width + head * dim..][..dim].as_ptr(), tokens[token].position)
+            };
+            let queries: [_; QUERIES] = std::array::from_fn(|i| query(i.min(job.count - 1)));
+            let newest = queries[job.count - 1].1;
+            pages.clear();
+            let first = segment * SEGMENT_PAGES;
+            let last = (first + SEGMENT_PAGES).min(newest / PAGE_TOKENS + 1);
+            pages.extend((first..last).map(|page| runs[job.run].sequence.part::<E>(page, layer, job.head)));
+            kernel.run(AttendSegment {
+                pages,
+                start: segment * segment_tokens,
+                head_dim: dim,
+                queries: &queries.map(|q| q.0)[..job.count],
+                positions: &queries.map(|q| q.1)[..job.count],
+                window,
+                softmax: &mut softmax[..job.count],
+                values: &mut values[..job.count * dim],
+            });
+        };
+        // Divides by the softmax's sum and stores the result of a query.
+        let finish = |job: &AttentionJob, i: usize, softmax: Softmax, values: &[f32]| {
+            let token = job.start + (job.first + i) / group;
+            let head = job.head * group + (job.first + i) % group;
+            // SAFETY: a query's output is written by its job alone.
+            let out = unsafe { attended.slice((token * heads + head) * dim, dim) };
+            let inverse = 1.0 / softmax.sum;
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value * inverse);
+        };
+        let deepest = jobs.iter().map(|job| segments(job).len()).max().unwrap_or(0);
+        let split = deepest > 1 && jobs.len() < 4 * self.pool.threads();
+        if split {
+            // Few queries, long context: segments are jobs of their own.
+            let size = QUERIES * dim;
+            let partials = &mut self.scratch.partials;
+            partials.resize(jobs.len() * deepest * size, 0.0);
+            self.scratch.partial_softmax.resize(jobs.len() * deepest * QUERIES, Softmax::default());
+            let values = Shared(partials.as_mut_ptr());
+            let softmaxes = Shared(self.scratch.partial_softmax.as_mut_ptr());
+            self.pool.run(jobs.len() * deepest, |index, worker| {
+                let job = &jobs[index / deepest];
+                let seen = segments(job);
+                let segment = seen.start + index % deepest;
+                if segment >= seen.end {
+                    return;
+                }
+                // SAFETY: places of jobs are disjoint; this job's worker.
+                let (values, softmax, pages) = unsafe {
+                    (
+                        values.slice(index * size, size),
+                        softmaxes.slice(index * QUERIES, QUERIES),
+                        workers.get(worker).pages(),
+                    )
+                };
+                values.fill(0.0);
+                softmax.fill(Softmax::default());
+                attend(job, segment, softmax, values, pages);
+            });
+            let (partials, softmaxes) = (&self.scratch.partials, &self.scratch.partial_softmax);
+            // SAFETY: no region is open: this thread is every worker.
+            let total = unsafe { &mut workers.get(0).total };
+            for (at, job) in jobs.iter().enumerate() {
+                for i in 0..job.count {
+                    total.clear();
+                    total.resize(dim, 0.0);
+                    let mut softmax = Softmax::default();
+                    for part in 0..segments(job).len() {
+                        let place = at * deepest + part;
+                        let next = softmaxes[place * QUERIES + i];
+                        let next_values = &partials[place * size + i * dim..][..dim];
+                        kernel.run(MergeSegment { softmax: &mut softmax, values: total, next, next_values });
+                    }
+                    finish(job, i, softmax, total);
+                }
+            }
+        } else {
+            self.pool.run(jobs.len(), |index, worker| {
+                let job = &jobs[index];
+                // SAFETY: this job's worker.
+                let scratch = unsafe { workers.get(worker) };
+                let mut values = std::mem::take(&mut scratch.values);
+                let mut total = std::mem::take(&mut scratch.total);
+                total.clear();
+                total.resize(job.count * dim, 0.0);
+                let mut softmax = [Softmax::default(); QUERIES];
+                for segment in segments(job) {
+                    values.clear();
+                    values.resize(job.count * dim, 0.0);
+                    let mut next = [Softmax::default(); QUERIES];
+                    attend(job, segment, &mut next, &mut values, scratch.pages());
+                    for i in 0..job.count {
+                        let (values, next_values) = (&mut total[i * dim..][..dim], &values[i * dim..][..dim]);
+                        kernel.run(MergeSegment { softmax: &mut softmax[i], values, next: next[i], next_values });
+                    }
+                }
+                for i in 0..job.count {
+                    finish(job, i, softmax[i], &total[i * dim..][..dim]);
+                }
+                (scratch.values, scratch.total) = (values, total);
+            });
+        }
+        self.scratch.jobs = jobs;
+    }
+}
+
+/// Cuts the batch's queries into jobs of up to [`QUERIES`], by run and KV head.
+fn list_jobs(tokens: &[BatchToken], kv_heads: usize, group: usize, jobs: &mut Vec<AttentionJob>) {
+    jobs.clear();
+    let mut start = 0;
+    for tokens in tokens.chunk_by(|a, b| a.run == b.run) {
+        let queries = tokens.len() * group;
+        for head in 0..kv_heads {
+            for first in (0..queries).step_by(QUERIES) {
+                let count = QUERIES.min(queries - first);
+                jobs.push(AttentionJob { run: tokens[0].run, head, start, first, count });
+            }
+        }
+        start += tokens.len();
+    }
+}
+
+/// A worker's list of pages for one element type.
+pub(super) trait Pages<E> {
+    fn pages(&mut self) -> &mut Vec<PagePart<E>>;
+}
+
+impl Pages<u16> for WorkerScratch {
+    fn pages(&mut self) -> &mut Vec<PagePart<u16>> {
+        &mut self.pages_f16
+    }
+}
+
+impl Pages<f32> for WorkerScratch {
+    fn pages(&mut self) -> &mut Vec<PagePart<f32>> {
+        &mut self.pages_f32
+    }
+}

@@ -1,0 +1,23 @@
+//! Trains critics. docs/trainer.md says how it is built.
+
+pub mod checkpoint;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod evaluate;
+pub mod files;
+pub mod memory;
+pub mod metrics;
+pub mod model;
+pub mod objective;
+pub mod optim;
+pub mod random;
+pub mod reference;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod score;
+pub mod tensors;
+pub mod train;
+
+pub use error::{Error, Result};
