@@ -1,11 +1,15 @@
 //! Trains critics. docs/trainer.md says how it is built.
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod exchange;
+pub mod export;
 pub mod files;
+pub mod job;
 pub mod memory;
 pub mod metrics;
 pub mod model;
