@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use critic::adapter::{PairValues, PlannedAdapter, plan, write_adapter};
+use critic::adapter::{MAX_RANK, PairValues, PlannedAdapter, Target, plan, write_adapter};
 use critic::file::{AdapterSpec, Config, Provenance};
 use critic::quant::Format;
 
@@ -10,10 +10,15 @@ use crate::error::{Error, Result};
 use crate::names::{Shape, layout};
 
 /// Matrices of a layer that can be adapted, behind `layers.N.`.
-pub const TARGETS: [&str; 7] =
-    ["attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down"];
-/// Highest rank that is read: far above any in use, and low enough that no product overflows.
-pub const MAX_RANK: usize = 4096;
+pub const TARGETS: [&str; Target::ALL.len()] = [
+    Target::Q.name(),
+    Target::K.name(),
+    Target::V.name(),
+    Target::O.name(),
+    Target::Gate.name(),
+    Target::Up.name(),
+    Target::Down.name(),
+];
 
 /// A LoRA adapter (arXiv 2106.09685), or an activated one (arXiv 2504.12397):
 /// y += scale · B·(A·x) for each of its pairs.
@@ -230,7 +235,7 @@ pub(crate) mod tests {
             assert!(message.contains(part), "{message}");
         };
         refused(|adapter| adapter.rank = 0, "rank is 0");
-        refused(|adapter| adapter.rank = usize::MAX, "expected 1 to 4096");
+        refused(|adapter| adapter.rank = usize::MAX, "expected 1 to 1024");
         refused(|adapter| adapter.rank = 3, "expected 3 × 32");
         refused(|adapter| adapter.scale = f32::NAN, "scale is NaN");
         refused(|adapter| adapter.pairs.clear(), "no matrices");

@@ -36,7 +36,8 @@ fn main() {
     for (name, vocab, hidden, inner, layers, heads, kv_heads, tied) in MODELS {
         let config = config(vocab, hidden, inner, layers, heads, kv_heads);
         let linears: usize = Target::ALL.iter().map(|target| area(target.shape(&config))).sum::<usize>() * layers;
-        let adapter: usize = Target::ALL.iter().map(|target| edge(target.shape(&config))).sum::<usize>() * layers * RANK;
+        let adapter: usize =
+            Target::ALL.iter().map(|target| edge(target.shape(&config))).sum::<usize>() * layers * RANK;
         let operations = operations(&config, linears, adapter);
         let weights = linears + vocab * hidden * if tied { 1 } else { 2 };
         let rows = INSTRUCTION + CRITIQUES * CRITIQUE;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use critic::adapter::MAX_RANK;
 use serde_json::{Map, Value, json};
 
-use crate::adapter::{LoraAdapter, MAX_RANK};
+use crate::adapter::LoraAdapter;
 use crate::error::{Error, Result};
 
 /// Largest file that is read.
