@@ -31,6 +31,19 @@ impl Prompts {
     }
 }
 
+impl TaskPrompts {
+    /// Asks for findings where a model's own prompts do not. The form is shown by an example,
+    /// because the grammar enforces it, and the model need only find its place in it.
+    pub const FINDINGS: &str = "Which words in this are wrong, and why? Answer with a JSON list of findings, like \
+        [{\"quote\":\"the exact words\",\"message\":\"what is wrong with them\",\"severity\":\"error\",\
+        \"replacement\":\"better words\"}]. Severity is error, warning or note. If nothing needs to change, say only: []";
+
+    /// What asks for a structured critique.
+    pub fn findings(&self) -> &str {
+        self.findings.as_deref().unwrap_or(Self::FINDINGS)
+    }
+}
+
 impl Default for Prompts {
     fn default() -> Self {
         let tasks = [
@@ -50,7 +63,10 @@ impl Default for Prompts {
                 "Now write a better {what}: fix these problems, and keep what is right. Give only the {what}.{again}"
             );
             let judge = "Which of the two answers to the request is better, A or B? Say only the letter.".to_owned();
-            (task.to_owned(), TaskPrompts { critique, refine, judge, critique_turn: None, refine_turn: None })
+            (
+                task.to_owned(),
+                TaskPrompts { critique, refine, judge, findings: None, critique_turn: None, refine_turn: None },
+            )
         });
         Self { system: None, keep: KEEP.to_owned(), tasks: tasks.collect() }
     }
