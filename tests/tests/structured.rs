@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use critic::{Finding, Model, Request, Sampling, Session, SessionOptions, Verdict, findings};
 use critic_import::Quant;
-use critic_tests::{ARCHITECTURES, small, smollm2};
+use critic_tests::{ARCHITECTURES, small_with_context, smollm2};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
@@ -149,7 +149,7 @@ fn hostile_drafts_get_valid_findings_from_random_models() {
     let count = all.div_ceil(ARCHITECTURES.len());
     let mut total = 0;
     for (index, name) in ARCHITECTURES.into_iter().enumerate() {
-        let found = hostile(&small(name, Quant::Keep), count, 1 + 1_000_000 * index as u64);
+        let found = hostile(&small_with_context(name, Quant::Keep, 8192), count, 1 + 1_000_000 * index as u64);
         println!("{name}: {count} critiques, {found} findings");
         total += found;
     }
@@ -164,7 +164,7 @@ fn the_real_vocabulary_gives_valid_findings_too() {
 
 #[test]
 fn greedy_structured_critiques_are_the_same_with_candidates_and_in_pieces() {
-    let model = small("llama-gqa-tied", Quant::Keep);
+    let model = small_with_context("llama-gqa-tied", Quant::Keep, 4096);
     let request = Request {
         prompt: "Say it.".into(),
         response: "the cat sat on the mat, the cat slept".into(),
@@ -182,7 +182,7 @@ fn greedy_structured_critiques_are_the_same_with_candidates_and_in_pieces() {
 
 #[test]
 fn too_small_a_budget_is_refused_and_a_small_one_kept() {
-    let model = small("llama-gqa-tied", Quant::Keep);
+    let model = small_with_context("llama-gqa-tied", Quant::Keep, 4096);
     let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
     let mut with = |max_tokens| {
         let request = Request {
@@ -202,7 +202,7 @@ fn too_small_a_budget_is_refused_and_a_small_one_kept() {
 
 #[test]
 fn replacements_are_a_refinement_without_decoding() {
-    let model = small("llama-gqa-tied", Quant::Keep);
+    let model = small_with_context("llama-gqa-tied", Quant::Keep, 4096);
     let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
     let request = Request {
         prompt: "p".into(),

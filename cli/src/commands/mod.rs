@@ -10,6 +10,7 @@ pub mod improve;
 pub mod info;
 pub mod kl;
 pub mod logits;
+pub mod lsp;
 pub mod pull;
 pub mod refine;
 pub mod score;
