@@ -9,9 +9,9 @@ use crate::language::Language;
 use crate::project::Project;
 use crate::split::pieces;
 
-/// Most tokens of the draft in one critique: small models lose their way in more, and an edit
-/// makes less of it stale.
-const PIECE_TOKENS: usize = 1024;
+/// Most tokens of the draft in one critique, where nothing else is said: small models lose
+/// their way in more, and an edit makes less of it stale.
+pub const PART_TOKENS: usize = 1536;
 /// Room for instructions and markup.
 const MARKUP_TOKENS: usize = 256;
 
@@ -22,13 +22,15 @@ pub struct Review {
     pub request: Request,
     /// Of the text.
     pub language: &'static Language,
+    /// Most tokens of a piece.
+    pub part_tokens: usize,
 }
 
 impl Review {
     /// As a project asks for it. `base` says how tokens are chosen, and how many at most.
     pub fn new(project: &Project, language: &'static Language, base: &Request) -> Self {
         let (prompt, task) = (project.instruction(language), project.task(language));
-        Self { request: Request { prompt, task, structured: true, ..base.clone() }, language }
+        Self { request: Request { prompt, task, structured: true, ..base.clone() }, language, part_tokens: PART_TOKENS }
     }
 
     /// The pieces that are critiqued one by one.
@@ -37,7 +39,7 @@ impl Review {
         let instruction = session.model().tokenizer().encode(&self.request.prompt, critic::tokenizer::Special::Text);
         let written = if self.request.max_tokens == 0 { context / 4 } else { self.request.max_tokens.min(context / 2) };
         let room = context.saturating_sub(written + 2 * instruction.len() + MARKUP_TOKENS);
-        let most = room.min(PIECE_TOKENS).max(16);
+        let most = room.min(self.part_tokens).max(16);
         let tokenizer = session.model().tokenizer();
         pieces(text, self.language, |piece| {
             // A token has a byte at least; what has many times as many bytes is not tokenized.

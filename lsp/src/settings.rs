@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::review::PART_TOKENS;
+
 /// The section `critic` of an editor's settings. What is not set has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -13,6 +15,8 @@ pub struct Settings {
     pub threads: usize,
     /// Most tokens of a critique of one part of a document.
     pub max_tokens: usize,
+    /// Most tokens of a part that is critiqued at once.
+    pub part_tokens: usize,
     /// Identifiers of the languages in which actions are offered; empty is all.
     pub languages: Vec<String>,
     /// When documents are critiqued.
@@ -40,6 +44,7 @@ impl Default for Settings {
             model: None,
             threads: 0,
             max_tokens: 256,
+            part_tokens: PART_TOKENS,
             languages: Vec::new(),
             run: When::default(),
             max_length: 1 << 20,

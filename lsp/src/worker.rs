@@ -222,7 +222,8 @@ impl Desk {
     fn work(&mut self, job: &Job, cancelled: &AtomicBool) -> Result<Outcome, String> {
         let project = job.folder.as_deref().map_or(Ok(Project::default()), Project::find)?;
         let base = Request { max_tokens: job.settings.max_tokens, ..Request::default() };
-        let review = Review::new(&project, job.language, &base);
+        let mut review = Review::new(&project, job.language, &base);
+        review.part_tokens = job.settings.part_tokens;
         let mut session = self.session(&job.settings)?;
         {
             let mut current = lock(&self.current);

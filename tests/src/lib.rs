@@ -25,6 +25,12 @@ pub fn small(name: &str, quant: Quant) -> Arc<Model> {
 
 /// The same with room for `context` tokens, of which its own description allows 256.
 pub fn small_with_context(name: &str, quant: Quant, context: usize) -> Arc<Model> {
+    Model::from_bytes(Bytes::copy(&small_bytes_with_context(name, quant, context)))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The same as a file.
+pub fn small_bytes_with_context(name: &str, quant: Quant, context: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for entry in std::fs::read_dir(data().join("hf").join(name)).expect("the model's folder").flatten() {
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a file is copied");
@@ -39,8 +45,7 @@ pub fn small_with_context(name: &str, quant: Quant, context: usize) -> Arc<Model
         std::ops::ControlFlow::Continue(())
     })
     .unwrap_or_else(|error| panic!("{name}: {error}"));
-    let bytes = std::fs::read(&file).expect("just written");
-    Model::from_bytes(Bytes::copy(&bytes)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    std::fs::read(&file).expect("just written")
 }
 
 /// The same as a file.

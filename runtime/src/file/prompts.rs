@@ -32,11 +32,14 @@ impl Prompts {
 }
 
 impl TaskPrompts {
-    /// Asks for findings where a model's own prompts do not. The form is shown by an example,
-    /// because the grammar enforces it, and the model need only find its place in it.
-    pub const FINDINGS: &str = "Which words in this are wrong, and why? Answer with a JSON list of findings, like \
-        [{\"quote\":\"the exact words\",\"message\":\"what is wrong with them\",\"severity\":\"error\",\
-        \"replacement\":\"better words\"}]. Severity is error, warning or note. If nothing needs to change, say only: []";
+    /// Asks for findings where a model's own prompts do not. The form is shown by one example,
+    /// because a small model that reads a description of it writes about that, and any model
+    /// is held to it anyhow.
+    pub const FINDINGS: &str = concat!(
+        "List the mistakes in this. For each one quote the wrong words, say what is wrong with them, and give better ",
+        "words. Example: [{\"quote\":\"two apple\",\"message\":\"The plural needs an s.\",\"severity\":\"warning\",",
+        "\"replacement\":\"two apples\"}]. Severity is error, warning or note. If nothing needs to change, say only: []",
+    );
 
     /// What asks for a structured critique.
     pub fn findings(&self) -> &str {

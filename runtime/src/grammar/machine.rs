@@ -17,7 +17,7 @@ use crate::model::Model;
 /// Most findings of a list.
 pub const MOST_FINDINGS: u8 = 16;
 /// Rules of a message.
-pub const MESSAGE: Rules = Rules { longest: 300, line: true };
+pub const MESSAGE: Rules = Rules { longest: 200, line: true };
 /// Tokens that a message may count on: a finding without room for them is not begun.
 const MESSAGE_TOKENS: usize = 12;
 
