@@ -485,6 +485,9 @@ pub struct BenchArgs {
     /// array of {name, kind, task, prompt, draft, critique, refinement}
     #[arg(long, value_name = "FILE")]
     pub cases: Option<PathBuf>,
+    /// Also time the first finding about this file, new and edited
+    #[arg(long, value_name = "FILE")]
+    pub findings: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -32,7 +32,7 @@ fn main() {
     };
     let capabilities = json!({ "window": { "workDoneProgress": true } });
     send(
-        json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": { "capabilities": capabilities, "processId": null } }),
+        json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": { "capabilities": capabilities, "processId": null, "initializationOptions": { "partTokens": 6000 } } }),
     );
     let document = json!({ "uri": URI, "languageId": "markdown", "version": 1, "text": text() });
     send(json!({ "jsonrpc": "2.0", "method": "textDocument/didOpen", "params": { "textDocument": document } }));
@@ -82,7 +82,7 @@ fn main() {
     server.join().expect("the server ends");
 }
 
-/// About 4,000 tokens in paragraphs, of which a critique reads the first ones at once.
+/// About 4,000 tokens, which one critique reads.
 fn text() -> String {
     (0..200).map(|i| format!("Paragraph {i} says that the cat sat on the mat, and that it was good.\n\n")).collect()
 }

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod critique;
 pub mod demo;
 pub mod export;
+pub mod first_finding;
 pub mod generate;
 pub mod improve;
 pub mod info;
