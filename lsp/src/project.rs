@@ -52,7 +52,10 @@ impl Project {
             return Err(named(format!("{length} bytes, expected at most {MAX_BYTES}")));
         }
         let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
-        toml::from_str(&text).map_err(|error| named(error.to_string()))
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            named(format!("line {line}: {}", error.message()))
+        })
     }
 
     /// What is asked of a text in `language`.

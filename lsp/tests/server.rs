@@ -56,7 +56,7 @@ impl Client {
     }
 
     fn ready_with(capabilities: Value, options: Value) -> Self {
-        let mut client = Self::start(|_| Ok(small_with_context("llama-gqa-tied", Quant::Keep, 8192)));
+        let mut client = Self::start(|_| Ok(small_with_context("qwen2-bias", Quant::Keep, 8192)));
         let params = json!({ "capabilities": capabilities, "processId": null, "initializationOptions": options });
         client.request("initialize", params);
         client.notify("initialized", json!({}));

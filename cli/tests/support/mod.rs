@@ -103,6 +103,6 @@ pub fn tiny(place: &Place) -> PathBuf {
 
 /// A small model with room for a real conversation, in `place`.
 pub fn roomy(place: &Place) {
-    let bytes = critic_tests::small_bytes_with_context("llama-gqa-tied", critic_import::Quant::Keep, 8192);
+    let bytes = critic_tests::small_bytes_with_context("qwen2-bias", critic_import::Quant::Keep, 8192);
     place.write("roomy.critic", &bytes);
 }
