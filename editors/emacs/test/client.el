@@ -21,8 +21,7 @@
 
 (write-region text nil "note.txt")
 (setq eglot-sync-connect t
-      eglot-confirm-server-initiated-edits nil
-      flymake-no-changes-timeout nil)
+      eglot-confirm-server-initiated-edits nil)
 (find-file "note.txt")
 (text-mode)
 (buffer-enable-undo)

@@ -110,8 +110,12 @@ end
 local function execute(command, argument, callback)
   local buffer = vim.api.nvim_get_current_buf()
   local it = client()
+  local sent, id
   local function done(err, result)
-    running = nil
+    -- A newer request may have taken its place.
+    if running == id then
+      running = nil
+    end
     if err then
       view.close()
       -- Cancelled, by the person or by an edit.
@@ -123,7 +127,7 @@ local function execute(command, argument, callback)
     callback(result or {}, buffer)
   end
   local params = { command = command, arguments = { argument } }
-  local sent, id = it.request('workspace/executeCommand', params, done, buffer)
+  sent, id = it.request('workspace/executeCommand', params, done, buffer)
   running = sent and id or nil
 end
 
@@ -190,6 +194,8 @@ function M.cancel()
   if running and client() then
     client().cancel_request(running)
   end
+  -- Neovim does not call back for what was cancelled.
+  running = nil
   view.close()
 end
 
