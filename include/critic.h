@@ -298,8 +298,8 @@ CRITIC_API int32_t critic_result_accepted(const critic_result *result);
 CRITIC_API int32_t critic_result_utility_advantage(const critic_result *result, float *out);
 
 /*
- * How many findings there are. Only structured critiques have them; this version writes none,
- * so it is 0.
+ * How many findings there are: 0 unless the critique was structured (CRITIC_STRUCTURED) and found
+ * something.
  */
 CRITIC_API size_t critic_result_finding_count(const critic_result *result);
 
@@ -734,6 +734,18 @@ typedef int32_t (*critic_event_fn)(void *userdata, const critic_event *event);
 /* critic_generate continues the prompt itself, not a chat in which it was said. */
 #define CRITIC_RAW_PROMPT 2
 
+/*
+ * The critique is a list of findings, each at an exact place of the draft, whatever the model
+ * says: critic_result_finding. For critic_critique, critic_refine and critic_improve.
+ */
+#define CRITIC_STRUCTURED 4
+
+/*
+ * The refinement is the draft with the findings' replacements, which costs no decoding. With
+ * CRITIC_STRUCTURED.
+ */
+#define CRITIC_APPLY 8
+
 /* Who says a message. */
 typedef int32_t critic_role;
 enum {
@@ -815,7 +827,10 @@ typedef struct critic_request {
   const critic_text *stops;
   /* How many there are. */
   size_t stop_count;
-  /* CRITIC_PARSE_CONTROL and CRITIC_RAW_PROMPT, for critic_generate; else 0. */
+  /*
+   * CRITIC_PARSE_CONTROL and CRITIC_RAW_PROMPT, for critic_generate; CRITIC_STRUCTURED and
+   * CRITIC_APPLY, for critiques; else 0.
+   */
   uint32_t flags;
   /* Zero. */
   uint32_t reserved;

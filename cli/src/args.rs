@@ -21,12 +21,12 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Say what is wrong with a draft
-    Critique(LoopArgs),
+    /// Say what is wrong with a draft, or with files
+    Critique(CritiqueArgs),
     /// Write a better draft from a critique, given or made
     Refine(RefineArgs),
     /// Critique, refine, and keep the better text, for one or more rounds
-    Improve(LoopArgs),
+    Improve(ImproveArgs),
     /// Show the loop on a built-in example, with everything that it needs
     Demo(DemoArgs),
     /// Write a model file from a GGUF file, a Hugging Face folder, or a model file
@@ -49,6 +49,8 @@ pub enum Command {
     Kl(KlArgs),
     /// Measure the speed of this machine
     Bench(BenchArgs),
+    /// Serve an editor on standard input and output (Language Server Protocol)
+    Lsp(LspArgs),
 }
 
 /// Which model, and how it computes.
@@ -151,11 +153,71 @@ pub struct LoopArgs {
     /// Critiques to write and choose from
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=Request::MAX_CANDIDATES as i64))]
     pub candidates: u32,
+    /// Make the critique a list of findings, each at an exact place of the draft
+    #[arg(long)]
+    pub structured: bool,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// A draft, or files.
+#[derive(Args)]
+pub struct CritiqueArgs {
+    /// Files to look through, in place of a draft: each finding is shown at its place
+    #[arg(value_name = "FILES", conflicts_with_all = ["prompt_file", "response", "response_file", "structured", "rounds", "task"])]
+    pub files: Vec<PathBuf>,
+    /// Print findings in the format SARIF 2.1.0
+    #[arg(long, conflicts_with = "json")]
+    pub sarif: bool,
+    /// Print findings as workflow commands, for a CI system to show beside the lines
+    #[arg(long, conflicts_with_all = ["json", "sarif"])]
+    pub annotations: bool,
+    /// Exit with code 3 if something is found that is at least this grave
+    #[arg(long, value_enum, value_name = "SEVERITY")]
+    pub fail_on: Option<SeverityArg>,
+    #[command(flatten)]
+    pub request: LoopArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SeverityArg {
+    Note,
+    Warning,
+    Error,
+}
+
+impl From<SeverityArg> for critic::Severity {
+    fn from(severity: SeverityArg) -> Self {
+        match severity {
+            SeverityArg::Note => critic::Severity::Note,
+            SeverityArg::Warning => critic::Severity::Warning,
+            SeverityArg::Error => critic::Severity::Error,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct ImproveArgs {
+    #[command(flatten)]
+    pub request: LoopArgs,
+    /// Take the findings' replacements for the better draft, which costs no decoding
+    #[arg(long)]
+    pub apply: bool,
+}
+
+#[derive(Args)]
+pub struct LspArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Write what happens to this file
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Standard input and output, which there is no alternative to: some editors say it
+    #[arg(long, hide = true)]
+    pub stdio: bool,
 }
 
 impl LoopArgs {
@@ -175,6 +237,8 @@ impl LoopArgs {
             max_tokens: self.sampling.max_tokens,
             candidates: self.candidates as usize,
             rounds: self.rounds as usize,
+            structured: self.structured,
+            apply: false,
         };
         Ok((request, extra))
     }
@@ -184,6 +248,9 @@ impl LoopArgs {
 pub struct RefineArgs {
     #[command(flatten)]
     pub request: LoopArgs,
+    /// Take the findings' replacements for the better draft, which costs no decoding
+    #[arg(long)]
+    pub apply: bool,
     /// A critique to work from, in place of the model's own; - is standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub critique: Option<OsString>,
@@ -418,6 +485,9 @@ pub struct BenchArgs {
     /// array of {name, kind, task, prompt, draft, critique, refinement}
     #[arg(long, value_name = "FILE")]
     pub cases: Option<PathBuf>,
+    /// Also time the first finding about this file, new and edited
+    #[arg(long, value_name = "FILE")]
+    pub findings: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,8 @@ pub enum Failure {
     Failed(String),
     /// The person pressed Ctrl-C.
     Interrupted,
+    /// Something was found that is as grave as was asked about.
+    Findings,
     /// Nobody reads the answer any more.
     ClosedPipe,
 }
@@ -25,6 +27,7 @@ impl Failure {
             Failure::Failed(message) => (1, message),
             // As a shell reports a process that the signal ended.
             Failure::Interrupted => return ExitCode::from(130),
+            Failure::Findings => return ExitCode::from(3),
             Failure::ClosedPipe => return ExitCode::SUCCESS,
         };
         // Where standard error is closed, too, the exit code has to do.

@@ -2,7 +2,7 @@
 //! runtime and the importer, and prints what they say.
 //!
 //! Standard output is the answer alone; progress and diagnostics go to standard error.
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 findings (`--fail-on`), 130 interrupted.
 
 mod args;
 mod commands;
@@ -11,6 +11,7 @@ mod interrupt;
 mod model;
 mod output;
 mod progress;
+mod report;
 mod text;
 
 use std::process::ExitCode;
@@ -45,5 +46,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Logits(args) => commands::logits::run(&args),
         Command::Kl(args) => commands::kl::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Lsp(args) => commands::lsp::run(&args),
     }
 }

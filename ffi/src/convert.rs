@@ -9,7 +9,8 @@ use runtime::{CancelToken, Error, Event, Message, Role, Sampling};
 use crate::boundary::{Failure, Outcome};
 use crate::event;
 use crate::request::{
-    CRITIC_PARSE_CONTROL, CRITIC_RAW_PROMPT, critic_message, critic_request, critic_role, critic_writer,
+    CRITIC_APPLY, CRITIC_PARSE_CONTROL, CRITIC_RAW_PROMPT, CRITIC_STRUCTURED, critic_message, critic_request,
+    critic_role, critic_writer,
 };
 use crate::status::critic_status;
 use crate::structs;
@@ -53,7 +54,8 @@ impl Asked {
     pub unsafe fn read(request: *const critic_request) -> Outcome<Self> {
         // SAFETY: as the caller promises.
         let c = unsafe { structs::read(request, "request")? }.ok_or_else(|| Failure::null("request"))?;
-        if c.flags & !(CRITIC_PARSE_CONTROL | CRITIC_RAW_PROMPT) != 0 || c.reserved != 0 {
+        const KNOWN: u32 = CRITIC_PARSE_CONTROL | CRITIC_RAW_PROMPT | CRITIC_STRUCTURED | CRITIC_APPLY;
+        if c.flags & !KNOWN != 0 || c.reserved != 0 {
             return Err(Failure::invalid("request: flags or reserved hold what this version does not know"));
         }
         // SAFETY: the texts live until the call returns.
@@ -79,6 +81,8 @@ impl Asked {
             max_tokens: c.max_tokens as usize,
             candidates: c.candidates as usize,
             rounds: c.rounds as usize,
+            structured: c.flags & CRITIC_STRUCTURED != 0,
+            apply: c.flags & CRITIC_APPLY != 0,
         };
         // SAFETY: as for the texts.
         let stop = unsafe { stops(&c)? };

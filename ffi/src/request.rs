@@ -70,6 +70,12 @@ pub type critic_accept_fn =
 pub const CRITIC_PARSE_CONTROL: u32 = 1;
 /// critic_generate continues the prompt itself, not a chat in which it was said.
 pub const CRITIC_RAW_PROMPT: u32 = 2;
+/// The critique is a list of findings, each at an exact place of the draft, whatever the model
+/// says: critic_result_finding. For critic_critique, critic_refine and critic_improve.
+pub const CRITIC_STRUCTURED: u32 = 4;
+/// The refinement is the draft with the findings' replacements, which costs no decoding. With
+/// CRITIC_STRUCTURED.
+pub const CRITIC_APPLY: u32 = 8;
 
 /// What is asked. Make it with critic_request_default(), and set what is wanted: zero is the
 /// default everywhere. All that it points to must live until the call returns.
@@ -109,7 +115,8 @@ pub struct critic_request {
     pub stops: *const critic_text,
     /// How many there are.
     pub stop_count: usize,
-    /// CRITIC_PARSE_CONTROL and CRITIC_RAW_PROMPT, for critic_generate; else 0.
+    /// CRITIC_PARSE_CONTROL and CRITIC_RAW_PROMPT, for critic_generate; CRITIC_STRUCTURED and
+    /// CRITIC_APPLY, for critiques; else 0.
     pub flags: u32,
     /// Zero.
     pub reserved: u32,

@@ -203,8 +203,8 @@ pub unsafe extern "C" fn critic_result_utility_advantage(result: *const critic_r
     1
 }
 
-/// How many findings there are. Only structured critiques have them; this version writes none,
-/// so it is 0.
+/// How many findings there are: 0 unless the critique was structured (CRITIC_STRUCTURED) and found
+/// something.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn critic_result_finding_count(result: *const critic_result) -> usize {
     // SAFETY: NULL or the caller's.

@@ -200,6 +200,20 @@ fn examples_run() {
     assert!(said.contains("draft.txt, 12 bytes") && said.contains("tokens were known already"), "{said}");
 }
 
+/// What is typed on a pipe: critiques of text that is out of date are cancelled, the last one counts.
+#[test]
+fn typing_cancels_what_is_out_of_date() {
+    let mut live = Command::new(examples().join("live"));
+    live.arg(smollm2_path()).args([PROMPT, "--max-tokens", "40"]);
+    let mut process = live.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let typed = "48 + 24 = 74, and the the sum is odd.".to_owned() + "\u{7f}!\n";
+    std::io::Write::write_all(&mut process.stdin.take().expect("a pipe"), typed.as_bytes()).expect("typed");
+    let output = process.wait_with_output().expect("ended");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && said.starts_with("48 + 24 = 74, and the the sum is odd!\n"), "{said}");
+    assert!(said.ends_with(" cancelled\n"), "{said}");
+}
+
 /// The watcher gives up a critique when the file changes under it, and critiques the new text.
 #[test]
 fn watching_cancels_what_is_out_of_date() {

@@ -8,10 +8,12 @@ use crate::adapter::NEVER;
 use crate::chat::Conversation;
 use crate::error::{Error, Result};
 use crate::file::TaskPrompts;
+use crate::findings::{self, Finding};
+use crate::grammar::FindingGrammar;
 use crate::kv::Sequence;
 use crate::model::Model;
 use crate::sampler::Sampling;
-use crate::session::{GenerateOptions, OnProgress, Progress, Session, Stop};
+use crate::session::{GenerateOptions, Generation, OnProgress, Progress, Session, Stop};
 use crate::tokenizer::Special;
 use crate::transformer::Logits;
 
@@ -34,6 +36,11 @@ pub struct Request {
     pub candidates: usize,
     /// Rounds of critique and refinement in [`Session::improve`]; 0 means 1.
     pub rounds: usize,
+    /// Whether a critique is a list of findings, in the form of [`crate::grammar`].
+    pub structured: bool,
+    /// Whether the refinement is the draft with the findings' replacements, which costs no
+    /// decoding, instead of a text that the model writes.
+    pub apply: bool,
 }
 
 impl Request {
@@ -54,6 +61,9 @@ impl Request {
                 return Err(Error::invalid(format!("{name} is {value}, expected at most {most}")));
             }
         }
+        if self.apply && !self.structured {
+            return Err(Error::invalid("replacements can be applied only where the critique is structured"));
+        }
         let tasks = &model.prompts().tasks;
         let task = if self.task.is_empty() { "general" } else { &self.task };
         tasks.get(task).ok_or_else(|| {
@@ -62,13 +72,23 @@ impl Request {
         })
     }
 
+    /// What asks for the critique.
+    pub(crate) fn instruction<'p>(&self, prompts: &'p TaskPrompts) -> &'p str {
+        if self.structured { prompts.findings() } else { &prompts.critique }
+    }
+
+    /// How a critique says that nothing needs to change.
+    fn keep<'m>(&self, model: &'m Model) -> &'m str {
+        if self.structured { "[]" } else { &model.prompts().keep }
+    }
+
     /// An instruction with what was asked in place of `{prompt}`.
     pub(crate) fn say(&self, instruction: &str) -> String {
         instruction.replace("{prompt}", &self.prompt)
     }
 
     pub(crate) fn generation(&self) -> GenerateOptions {
-        GenerateOptions { sampling: self.sampling.clone(), max_tokens: self.max_tokens, stop: Vec::new() }
+        GenerateOptions { sampling: self.sampling.clone(), max_tokens: self.max_tokens, ..Default::default() }
     }
 }
 
@@ -80,35 +100,6 @@ pub enum Verdict {
     Revise,
     /// Nothing needs to change.
     Keep,
-}
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// A remark.
-    Note,
-    /// Probably wrong.
-    Warning,
-    /// Wrong.
-    Error,
-}
-
-/// One problem in the draft, at an exact place of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Byte offset of its start in the draft's UTF-8.
-    pub start: usize,
-    /// Byte offset of its end.
-    pub end: usize,
-    /// The draft's text there.
-    pub quote: String,
-    /// What is wrong.
-    pub message: String,
-    /// What should stand there instead, where the fix is local.
-    pub replacement: Option<String>,
-    /// How bad it is.
-    pub severity: Severity,
 }
 
 /// One of several critiques.
@@ -245,7 +236,7 @@ pub(crate) fn until_critique<'m>(
         None => {
             chat.close_draft();
             invocation = chat.tokens().len();
-            chat.user(&request.say(&prompts.critique));
+            chat.user(&request.say(request.instruction(prompts)));
             chat.open_assistant();
         }
     }
@@ -303,6 +294,9 @@ impl Session {
         let context = Context { tokens: chat.tokens().to_vec(), invocation };
         let count = request.candidates.max(1);
         let mut options = request.generation();
+        if request.structured {
+            options.grammar = Some(FindingGrammar::new(&model, &request.response)?);
+        }
         if count > 1 && options.sampling.temperature == 0.0 {
             options.sampling.temperature = Request::CANDIDATE_TEMPERATURE;
         }
@@ -312,8 +306,16 @@ impl Session {
         };
         let adapted_from = self.critique_adapted_from(&context);
         let written = self.generate_candidates(&context.tokens, adapted_from, count, &options, &mut report)?;
-        let keep = &model.prompts().keep;
-        let verdicts: Vec<Verdict> = written.iter().map(|(g, _)| verdict(&g.text, keep)).collect();
+        let mut lists = match request.structured {
+            true => written.iter().map(|(g, _)| findings::parse(&g.text, &request.response)).collect::<Result<_>>()?,
+            false => vec![Vec::new(); count],
+        };
+        let keep = |(index, (generation, _)): (usize, &(Generation, Sequence))| match request.structured {
+            true if lists[index].is_empty() => Verdict::Keep,
+            true => Verdict::Revise,
+            false => verdict(&generation.text, request.keep(&model)),
+        };
+        let verdicts: Vec<Verdict> = written.iter().enumerate().map(keep).collect();
         let (generations, mut sequences): (Vec<_>, Vec<_>) = written.into_iter().unzip();
         let mut advantages = vec![None; count];
         let best = match self.beta() {
@@ -323,7 +325,7 @@ impl Session {
                     let tokens = g.tokens.iter().copied().chain(g.end).collect();
                     Text { tokens, log_policy: Some(g.logprob) }
                 });
-                let judged = self.advantages(&context, texts.collect(), beta, &mut report)?;
+                let judged = self.advantages(&context, texts.collect(), request.keep(&model), beta, &mut report)?;
                 // The refinement goes on from what the base model read.
                 (advantages, sequences) = judged.into_iter().map(|(a, sequence)| (Some(a), sequence)).unzip();
                 highest(&advantages)
@@ -339,7 +341,8 @@ impl Session {
         drop(self.replace_sequence(sequences.swap_remove(best)));
         let complete = generations[best].stop != Stop::Length;
         let tokens = generations[best].tokens.clone();
-        Ok(Critique { text, verdict, findings: Vec::new(), complete, utility_advantage, candidates, tokens })
+        let findings = lists.swap_remove(best);
+        Ok(Critique { text, verdict, findings, complete, utility_advantage, candidates, tokens })
     }
 
     /// A critique that somebody else wrote, with an estimate of its utility where the model has
@@ -347,12 +350,17 @@ impl Session {
     pub fn given_critique(&mut self, request: &Request, text: &str, on_event: &mut OnEvent) -> Result<Critique> {
         let model = self.model().clone();
         let mut critique = Critique::given(text, &model);
+        if request.structured {
+            critique.findings = findings::parse(text, &request.response)?;
+            critique.verdict = if critique.findings.is_empty() { Verdict::Keep } else { Verdict::Revise };
+        }
         if let Some(beta) = self.beta() {
             let context = Context::new(&model, request)?;
             let text = Text { tokens: context.target(&model, text), log_policy: None };
             let mut report = |progress: Progress| on_event(Event { phase: Phase::Read, round: 0, progress });
             self.prefill_policy(&context, &mut report)?;
-            let (advantage, sequence) = self.advantages(&context, vec![text], beta, &mut report)?.remove(0);
+            let (advantage, sequence) =
+                self.advantages(&context, vec![text], request.keep(&model), beta, &mut report)?.remove(0);
             critique.utility_advantage = Some(advantage);
             drop(self.replace_sequence(sequence));
         }
@@ -403,11 +411,12 @@ impl Session {
         &mut self,
         context: &Context,
         mut texts: Vec<Text>,
+        keep: &str,
         beta: f64,
         on_progress: &mut OnProgress,
     ) -> Result<Vec<(f32, Sequence)>> {
         let model = self.model().clone();
-        texts.push(Text { tokens: context.target(&model, &model.prompts().keep), log_policy: None });
+        texts.push(Text { tokens: context.target(&model, keep), log_policy: None });
         let mut scores = self.scores(context, texts, on_progress)?;
         let (keep, _) = scores.pop().expect("keep is the last");
         let advantage = |score: CritiqueScore| (beta * (score.log_ratio() - keep.log_ratio())) as f32;

@@ -29,8 +29,9 @@
 //! [`adapter`] are views of them. [`kernels`] do arithmetic on them in place, on the
 //! [`pool`]'s threads; [`transformer`] puts the kernels in order and [`kv`] remembers what was evaluated. The [`tokenizer`] turns text into
 //! tokens, [`chat`] a conversation. A [`model`] is all that is shared, a [`session`] what
-//! one caller owns; it chooses tokens with the [`sampler`] and hands them out through
-//! [`text`]. On top stands the loop: [`critique`], [`refine`], [`improve`].
+//! one caller owns; it chooses tokens with the [`sampler`], among those that a [`grammar`]
+//! allows where there is one, and hands them out through [`text`]. On top stands the loop:
+//! [`critique`], whose structured form is a list of [`findings`], [`refine`], [`improve`].
 //!
 //! Three promises hold everywhere. Bytes of a file and text of a user never cause a panic.
 //! A token's logits have the same bits whatever else is computed with it: batch, chunks,
@@ -42,6 +43,8 @@ pub mod critique;
 pub mod divergence;
 pub mod error;
 pub mod file;
+pub mod findings;
+pub mod grammar;
 pub mod improve;
 pub mod kernels;
 pub mod kv;
@@ -58,9 +61,10 @@ pub mod transformer;
 pub mod weights;
 
 pub use adapter::Adapter;
-pub use critique::{Critique, CritiqueScore, Event, Finding, Phase, Request, Severity, Verdict};
+pub use critique::{Critique, CritiqueScore, Event, Phase, Request, Verdict};
 pub use error::{Error, Result};
 pub use file::ModelFile;
+pub use findings::{Finding, Severity};
 pub use improve::{Improvement, Round};
 pub use kernels::Kernel;
 pub use kv::Precision;

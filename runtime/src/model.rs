@@ -1,11 +1,12 @@
 //! A model that is open: shared by all threads, read in place.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::file::{ChatTemplate, Config, ModelFile, Part, Prompts, Provenance};
+use crate::grammar::Vocabulary;
 use crate::map::Bytes;
 use crate::tokenizer::{Special, Tokenizer};
 use crate::transformer::Weights;
@@ -18,6 +19,7 @@ pub struct Model {
     chat: ChatTemplate,
     prompts: Prompts,
     provenance: Provenance,
+    vocabulary: OnceLock<Vocabulary>,
 }
 
 impl Model {
@@ -68,7 +70,7 @@ impl Model {
         chat.validate(&tokenizer)?;
         let (prompts, provenance) = (file.prompts()?, file.provenance()?);
         prompts.validate(tokenizer.vocab_size())?;
-        Ok(Arc::new(Self { file, weights, tokenizer, chat, prompts, provenance }))
+        Ok(Arc::new(Self { file, weights, tokenizer, chat, prompts, provenance, vocabulary: OnceLock::new() }))
     }
 
     /// The file behind it.
@@ -111,6 +113,11 @@ impl Model {
             Part::Text(_) => None,
         });
         controls.filter(|&id| self.tokenizer.is_end(id)).chain(self.tokenizer.end_ids().iter().copied()).next()
+    }
+
+    /// The vocabulary as grammars need it, made when it is first asked for.
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        self.vocabulary.get_or_init(|| Vocabulary::new(self))
     }
 
     /// How messages are rendered; a plain one where the file has none.

@@ -8,6 +8,7 @@ use crate::chat::Conversation;
 use crate::critique::{Critique, Event, OnEvent, Phase, Request, until_critique};
 use crate::error::Result;
 use crate::file::TaskPrompts;
+use crate::findings;
 use crate::model::Model;
 use crate::session::{Progress, Session, Stop, log_probability};
 use crate::tokenizer::Special;
@@ -69,6 +70,9 @@ impl Session {
     /// It is taken where the host accepts it; or else where the critique has a utility
     /// advantage, which was above the threshold; or else where the model itself prefers it.
     /// The adapter has no part in it: it is a critic's.
+    ///
+    /// With [`Request::apply`] the findings' replacements are the better draft; where there are
+    /// none, the draft comes back, not accepted.
     pub fn refine(
         &mut self,
         request: &Request,
@@ -93,6 +97,10 @@ impl Session {
             return Ok(Refinement { text: request.response.clone(), accepted: false, complete: true });
         }
         let (text, complete) = match &mut host.actor {
+            _ if request.apply => match findings::apply(&request.response, &critique.findings) {
+                Some(text) => (text, true),
+                None => return Ok(Refinement { text: request.response.clone(), accepted: false, complete: true }),
+            },
             Some(actor) => {
                 let messages = messages(&model, request, prompts, critique);
                 let text = actor(&messages, &mut |text| {
@@ -107,7 +115,8 @@ impl Session {
                 (generation.text, generation.stop != Stop::Length)
             }
         };
-        let text = text.trim_matches('\n').to_owned();
+        // A model's lines around its answer are no part of it; a draft's are.
+        let text = if request.apply { text } else { text.trim_matches('\n').to_owned() };
         let accepted = match &mut host.accept {
             // What was cut off would end a good draft in the middle of a sentence.
             _ if !complete => false,
@@ -201,7 +210,7 @@ fn messages(model: &Model, request: &Request, prompts: &TaskPrompts, critique: &
     let rest = [
         message(Role::User, &request.prompt),
         message(Role::Assistant, &request.response),
-        message(Role::User, &request.say(&prompts.critique)),
+        message(Role::User, &request.say(request.instruction(prompts))),
         message(Role::Assistant, &critique.text),
         message(Role::User, &request.say(&prompts.refine)),
     ];

@@ -4,6 +4,7 @@
 //! (seed, candidate, position) and takes nothing from the draws before it.
 
 use crate::error::{Error, Result};
+use crate::grammar::TokenSet;
 
 /// How tokens are chosen. The default is greedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,16 +56,29 @@ impl Sampling {
 pub struct Sampler {
     candidates: Vec<(u32, f32)>,
     penalised: Vec<f32>,
+    constrained: Vec<f32>,
 }
 
 impl Sampler {
     /// The token after `context`, whose logits are `[vocab]`; `candidate` tells apart texts
-    /// that share a seed. Ties go to the lower id.
-    pub fn choose(&mut self, logits: &[f32], sampling: &Sampling, context: &[u32], candidate: u64) -> u32 {
+    /// that share a seed. Ties go to the lower id. With `allowed`, one of these ids, whatever the
+    /// logits are; it must not be empty.
+    pub fn choose(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        context: &[u32],
+        candidate: u64,
+        allowed: Option<&TokenSet>,
+    ) -> u32 {
         let logits = if sampling.repetition_penalty == 1.0 {
             logits
         } else {
             penalise(&mut self.penalised, logits, sampling.repetition_penalty, context)
+        };
+        let logits = match allowed {
+            None => logits,
+            Some(allowed) => constrain(&mut self.constrained, logits, allowed),
         };
         let best = argmax(logits);
         if sampling.temperature == 0.0 || !logits[best as usize].is_finite() {
@@ -104,6 +118,18 @@ impl Sampler {
         }
         self.candidates.last().map_or(best, |c| c.0)
     }
+}
+
+/// Copies `logits` to `out`, with −∞ for what is not allowed, and numbers for all that is.
+fn constrain<'a>(out: &'a mut Vec<f32>, logits: &[f32], allowed: &TokenSet) -> &'a [f32] {
+    out.clear();
+    out.resize(logits.len(), f32::NEG_INFINITY);
+    for id in allowed.iter() {
+        if let (Some(out), Some(&x)) = (out.get_mut(id as usize), logits.get(id as usize)) {
+            *out = if x.is_nan() { f32::MIN } else { x.clamp(f32::MIN, f32::MAX) };
+        }
+    }
+    out
 }
 
 /// Copies `logits` to `out` with the penalty for recent tokens of `context`.
@@ -152,7 +178,7 @@ mod tests {
         let mut counts = vec![0; logits.len()];
         let mut context = Vec::new();
         for _ in 0..n {
-            counts[sampler.choose(logits, sampling, &context, 0) as usize] += 1;
+            counts[sampler.choose(logits, sampling, &context, 0, None) as usize] += 1;
             context.push(0);
         }
         counts
@@ -191,8 +217,9 @@ mod tests {
     fn draws_depend_on_seed_candidate_and_position_alone() {
         let logits = [0.0; 50];
         let sampling = |seed| Sampling { temperature: 1.0, seed, ..Default::default() };
-        let choose =
-            |seed, len: usize, candidate| Sampler::default().choose(&logits, &sampling(seed), &vec![0; len], candidate);
+        let choose = |seed, len: usize, candidate| {
+            Sampler::default().choose(&logits, &sampling(seed), &vec![0; len], candidate, None)
+        };
         assert_eq!(choose(1, 2, 3), choose(1, 2, 3));
         let all: std::collections::HashSet<_> = (0..40).map(|i| choose(i, 0, 0)).collect();
         assert!(all.len() > 15, "seeds give different draws");
@@ -206,8 +233,27 @@ mod tests {
     fn repetition_penalty_touches_recent_tokens_once() {
         let sampling = Sampling { repetition_penalty: 1.5, ..Default::default() };
         let mut sampler = Sampler::default();
-        assert_eq!(sampler.choose(&[2.0, 1.5, -1.0], &sampling, &[0, 0, 0], 0), 1);
-        assert_eq!(sampler.choose(&[1.6, 1.0, -1.0], &sampling, &[0, 0, 0], 0), 0);
+        assert_eq!(sampler.choose(&[2.0, 1.5, -1.0], &sampling, &[0, 0, 0], 0, None), 1);
+        assert_eq!(sampler.choose(&[1.6, 1.0, -1.0], &sampling, &[0, 0, 0], 0, None), 0);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_never_chosen() {
+        let mut allowed = TokenSet::default();
+        allowed.clear(4);
+        allowed.insert(1);
+        allowed.insert(3);
+        let mut sampler = Sampler::default();
+        let hot = Sampling { temperature: 2.0, ..Default::default() };
+        for logits in [[9.0, 1.0, 9.0, 2.0], [f32::INFINITY, f32::NAN, 0.0, f32::NAN], [f32::NEG_INFINITY; 4]] {
+            for position in 0..50 {
+                for sampling in [&Sampling::default(), &hot] {
+                    let token = sampler.choose(&logits, sampling, &vec![0; position], 0, Some(&allowed));
+                    assert!(allowed.contains(token), "{logits:?} gave {token}");
+                }
+            }
+        }
+        assert_eq!(sampler.choose(&[9.0, 1.0, 9.0, 2.0], &Sampling::default(), &[], 0, Some(&allowed)), 3);
     }
 
     #[test]

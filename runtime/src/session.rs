@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::adapter::{Adapter, NEVER};
 use crate::error::{Error, Result};
+use crate::grammar::{Cursor, FindingGrammar};
 use crate::kernels::Kernel;
 use crate::kernels::rows::LogSumExp;
 use crate::kv::{Precision, Sequence};
@@ -104,6 +105,9 @@ pub struct GenerateOptions {
     pub max_tokens: usize,
     /// Texts that end the generation; they are not part of it.
     pub stop: Vec<String>,
+    /// The form that the text must have. Where the limit of tokens, not the model, brought it to
+    /// its end, this is [`Stop::Length`].
+    pub grammar: Option<Arc<FindingGrammar>>,
 }
 
 /// Why a generation ended.
@@ -289,7 +293,16 @@ impl Session {
         let started = Instant::now();
         let room = self.context - prompt.len();
         let max_tokens = if options.max_tokens == 0 { room } else { options.max_tokens.min(room) };
-        let mut branches: Vec<Branch> = (0..count).map(|_| Branch::new(&self.sequence, &options.stop)).collect();
+        if let Some(needed) = options.grammar.as_ref().map(|grammar| grammar.least_tokens()).filter(|&n| n > max_tokens)
+        {
+            return Err(match options.max_tokens {
+                limit if limit > 0 && limit < needed => {
+                    Error::invalid(format!("max_tokens is {limit}, expected at least {needed} for findings"))
+                }
+                _ => Error::ContextFull { needed: prompt.len() + needed, available: self.context },
+            });
+        }
+        let mut branches: Vec<Branch> = (0..count).map(|_| Branch::new(&self.sequence, options)).collect();
         for (candidate, branch) in branches.iter_mut().enumerate() {
             self.advance(branch, candidate, &first, options, max_tokens);
         }
@@ -311,7 +324,7 @@ impl Session {
         Ok(branches.into_iter().map(Branch::finish).collect())
     }
 
-    /// Evaluates the newest token of each open branch as one batch and chooses the next ones.
+    /// Evaluates what is new of each open branch as one batch, and chooses the next tokens.
     fn step(
         &mut self,
         branches: &mut [Branch],
@@ -320,8 +333,7 @@ impl Session {
         max_tokens: usize,
     ) -> Result<()> {
         let model = Arc::clone(&self.model);
-        let newest: Vec<[u32; 1]> =
-            open.iter().map(|&i| [*branches[i].tokens().last().expect("open branches have one")]).collect();
+        let newest: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].pending().to_vec()).collect();
         let mut sequences: Vec<Sequence> =
             open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, self.engine.sequence())).collect();
         let mut runs: Vec<Run> = sequences
@@ -329,21 +341,27 @@ impl Session {
             .zip(&newest)
             .map(|(sequence, tokens)| {
                 let adapted = sequence.adapted_from() != NEVER;
-                Run { sequence, tokens, logits: Logits::Last, adapted }
+                // Each of several tokens predicts the next, of which all but the last are forced.
+                let logits = if tokens.len() == 1 { Logits::Last } else { Logits::All };
+                Run { sequence, tokens, logits, adapted }
             })
             .collect();
         let (engine, sampler) = (&mut self.engine, &mut self.sampler);
         let kernel = engine.kernel();
         let mut chosen = Vec::with_capacity(open.len());
-        let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, _, logits| {
-            let branch = &branches[open[run]];
-            chosen.push(branch.choose(logits, kernel, sampler, &options.sampling, open[run]));
+        let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, index, logits| {
+            let branch = &mut branches[open[run]];
+            match newest[run].get(index + 1) {
+                Some(&forced) => branch.logprob += log_probability(kernel, logits, forced),
+                None => chosen.push(branch.choose(logits, kernel, sampler, options, open[run], max_tokens)),
+            }
         });
         drop(runs);
         for (&i, sequence) in open.iter().zip(sequences) {
             branches[i].sequence = sequence;
         }
         self.seen(result)?;
+        open.iter().for_each(|&i| branches[i].unread = 0);
         for (&i, (token, logprob)) in open.iter().zip(&chosen) {
             branches[i].take(*token, *logprob, &model, max_tokens);
         }
@@ -360,7 +378,7 @@ impl Session {
         max_tokens: usize,
     ) {
         let (token, logprob) =
-            branch.choose(logits, self.engine.kernel(), &mut self.sampler, &options.sampling, candidate);
+            branch.choose(logits, self.engine.kernel(), &mut self.sampler, options, candidate, max_tokens);
         let model = Arc::clone(&self.model);
         branch.take(token, logprob, &model, max_tokens);
     }
@@ -533,20 +551,31 @@ struct Branch {
     stop: Option<Stop>,
     /// Text since the last report.
     fresh: Option<String>,
+    /// Where the text is in the form that it must have.
+    cursor: Option<Cursor>,
+    /// Tokens that are not evaluated yet: the last one that was chosen, and forced ones.
+    unread: usize,
 }
 
 impl Branch {
-    fn new(prefix: &Sequence, stops: &[String]) -> Self {
+    fn new(prefix: &Sequence, options: &GenerateOptions) -> Self {
         Self {
             sequence: prefix.fork(),
-            stream: TextStream::new(stops),
+            stream: TextStream::new(&options.stop),
             context: prefix.tokens().to_vec(),
             prompt: prefix.len(),
             logprob: 0.0,
             end: None,
             stop: None,
             fresh: None,
+            cursor: options.grammar.as_ref().map(Cursor::new),
+            unread: 0,
         }
+    }
+
+    /// Tokens that are to be evaluated next.
+    fn pending(&self) -> &[u32] {
+        &self.context[self.context.len() - self.unread..]
     }
 
     /// Tokens generated so far.
@@ -554,16 +583,29 @@ impl Branch {
         &self.context[self.prompt..]
     }
 
-    /// The next token and its log-probability.
+    /// The next token and its log-probability. The one place where a token is chosen.
     fn choose(
-        &self,
+        &mut self,
         logits: &[f32],
         kernel: Kernel,
         sampler: &mut Sampler,
-        sampling: &Sampling,
+        options: &GenerateOptions,
         candidate: usize,
+        max_tokens: usize,
     ) -> (u32, f64) {
-        let token = sampler.choose(logits, sampling, &self.context, candidate as u64);
+        let left = max_tokens - self.tokens().len();
+        let (sampling, context, candidate) = (&options.sampling, &self.context, candidate as u64);
+        let token = match &mut self.cursor {
+            None => sampler.choose(logits, sampling, context, candidate, None),
+            Some(cursor) => match cursor.forced() {
+                Some(token) => token,
+                None => {
+                    let token = sampler.choose(logits, sampling, context, candidate, Some(cursor.allowed(left)));
+                    cursor.chosen(token, logits);
+                    token
+                }
+            },
+        };
         (token, log_probability(kernel, logits, token))
     }
 
@@ -578,13 +620,17 @@ impl Branch {
             self.stop = Some(Stop::End);
             self.end = Some(token);
         } else {
-            self.context.push(token);
-            let bytes = if tokenizer.is_control(token) { &[][..] } else { tokenizer.piece(token) };
-            let text = self.stream.push(bytes).to_owned();
-            self.fresh = Some(self.fresh.take().unwrap_or_default() + &text);
-            if self.stream.stopped() {
+            self.say(token, model);
+            // What stands fast after it is evaluated together with it.
+            while let Some(forced) = self.cursor.as_ref().filter(|cursor| !cursor.is_done()).and_then(Cursor::forced) {
+                self.say(forced, model);
+            }
+            let full = self.tokens().len() >= max_tokens;
+            if self.cursor.as_ref().is_some_and(|cursor| cursor.is_done() && (full || cursor.forced().is_none())) {
+                self.stop = Some(Stop::End);
+            } else if self.stream.stopped() {
                 self.stop = Some(Stop::Text);
-            } else if self.tokens().len() >= max_tokens {
+            } else if full {
                 self.stop = Some(Stop::Length);
             }
         }
@@ -594,8 +640,22 @@ impl Branch {
         }
     }
 
+    /// Appends a token to the text.
+    fn say(&mut self, token: u32, model: &Model) {
+        let tokenizer = model.tokenizer();
+        self.context.push(token);
+        self.unread += 1;
+        if let Some(cursor) = &mut self.cursor {
+            cursor.take(token);
+        }
+        let bytes = if tokenizer.is_control(token) { &[][..] } else { tokenizer.piece(token) };
+        let text = self.stream.push(bytes).to_owned();
+        self.fresh = Some(self.fresh.take().unwrap_or_default() + &text);
+    }
+
     fn finish(self) -> (Generation, Sequence) {
-        let stop = self.stop.unwrap_or(Stop::Length);
+        let cut = self.cursor.as_ref().is_some_and(Cursor::is_cut);
+        let stop = self.stop.filter(|_| !cut).unwrap_or(Stop::Length);
         let tokens = self.tokens().to_vec();
         let (text, logprob, end) = (self.stream.into_text(), self.logprob, self.end);
         (Generation { text, tokens, end, logprob, stop }, self.sequence)

@@ -23,6 +23,31 @@ pub fn small(name: &str, quant: Quant) -> Arc<Model> {
     Model::from_bytes(Bytes::copy(&small_bytes(name, quant))).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// The same with room for `context` tokens, of which its own description allows 256.
+pub fn small_with_context(name: &str, quant: Quant, context: usize) -> Arc<Model> {
+    Model::from_bytes(Bytes::copy(&small_bytes_with_context(name, quant, context)))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The same as a file.
+pub fn small_bytes_with_context(name: &str, quant: Quant, context: usize) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for entry in std::fs::read_dir(data().join("hf").join(name)).expect("the model's folder").flatten() {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a file is copied");
+    }
+    let config = folder.path().join("config.json");
+    let text = std::fs::read(&config).expect("a description");
+    let mut value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    value["max_position_embeddings"] = context.into();
+    std::fs::write(&config, value.to_string()).expect("a description is written");
+    let file = folder.path().join("model.critic");
+    convert(folder.path(), &file, &ConvertOptions { quant, ..Default::default() }, &mut |_, _| {
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap_or_else(|error| panic!("{name}: {error}"));
+    std::fs::read(&file).expect("just written")
+}
+
 /// The same as a file.
 pub fn small_bytes(name: &str, quant: Quant) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");

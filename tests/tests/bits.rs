@@ -199,7 +199,7 @@ fn ten_sessions_in_ten_threads() {
         let mut session = Session::new(model, &SessionOptions { threads: 2, ..Default::default() }).expect("a session");
         let prompt = model.tokenizer().encode("The three most important things in life are", Special::Text);
         let sampling = Sampling { temperature: 0.9, top_p: 0.95, seed: 11, ..Default::default() };
-        let options = GenerateOptions { sampling, max_tokens: 24, stop: Vec::new() };
+        let options = GenerateOptions { sampling, max_tokens: 24, ..Default::default() };
         session.generate(&prompt, &options, &mut |_| Continue(())).expect("text").text
     };
     let alone = text(&model);

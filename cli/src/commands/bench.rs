@@ -12,6 +12,7 @@ use critic::{Critique, Model, Precision, Request, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::args::BenchArgs;
+use crate::commands::first_finding::{FirstFinding, first_finding};
 use crate::failure::Failure;
 use crate::output::{json, line};
 use crate::text::read_file;
@@ -32,6 +33,8 @@ struct Answer {
     model_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     cases: Option<Vec<CaseAnswer>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_finding: Option<FirstFinding>,
 }
 
 /// One conversation with all its texts given.
@@ -97,6 +100,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         decode.push(generated as f64 * 1e3 / ms(started));
     }
     let cases = cases.map(|cases| cases.iter().map(|case| run_case(&mut session, case)).collect()).transpose()?;
+    let first_finding =
+        args.findings.as_deref().map(|file| first_finding(&mut session, file, args.repeat)).transpose()?;
     let answer = Answer {
         kernel: session.kernel().name(),
         threads: session.threads(),
@@ -108,6 +113,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         resident_bytes: resident_bytes(),
         model_bytes: model.file().len(),
         cases,
+        first_finding,
     };
     if args.json { json(&answer) } else { line(&text(&answer, args)) }
 }
@@ -196,12 +202,12 @@ fn run_case(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
     })
 }
 
-fn ms(since: Instant) -> f64 {
+pub fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
-fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
     if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
@@ -237,6 +243,9 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
         out += &format!("resident     {:>9.1} MB\n", bytes as f64 / 1e6);
     }
     out += &format!("model        {:>9.1} MB", answer.model_bytes as f64 / 1e6);
+    if let Some(times) = &answer.first_finding {
+        out += &format!("\n{times}");
+    }
     for case in answer.cases.iter().flatten() {
         let CaseAnswer { name, kind, prompt_tokens, critique_tokens, refinement_tokens, .. } = case;
         out += &format!(

@@ -39,7 +39,8 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         chat.open_assistant();
         chat.tokens().to_vec()
     };
-    let options = GenerateOptions { sampling, max_tokens: args.sampling.max_tokens, stop: args.stop.clone() };
+    let options =
+        GenerateOptions { sampling, max_tokens: args.sampling.max_tokens, stop: args.stop.clone(), grammar: None };
     let mut stream = Stream::new(args.json);
     let result = session.generate(&prompt_tokens, &options, &mut |progress| stream.show(progress, To::Stdout));
     let generation = stream.finish(result)?;

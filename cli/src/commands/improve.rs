@@ -5,17 +5,21 @@ use std::io::{IsTerminal, stdout};
 
 use critic::{Host, Phase, Precision};
 
-use crate::args::LoopArgs;
+use crate::args::ImproveArgs;
 use crate::failure::Failure;
 use crate::output::{LoopAnswer, Stream, To, is_full, json, line};
 use crate::text::Source;
 
-pub fn run(args: &LoopArgs) -> Result<(), Failure> {
-    let (request, _) = args.request(Source { flag: "", text: &None, file: &None })?;
+pub fn run(args: &ImproveArgs) -> Result<(), Failure> {
+    let apply = args.apply;
+    let args = &args.request;
+    let (mut request, _) = args.request(Source { flag: "", text: &None, file: &None })?;
+    request.structured |= apply;
+    request.apply = apply;
     let model = args.model.open()?;
     let mut session = args.model.session(&model, Precision::Fast)?;
     let mut stream = Stream::new(args.json);
-    let watched = stdout().is_terminal();
+    let watched = stdout().is_terminal() && !apply;
     let result = session.improve(&request, &mut Host::default(), &mut |event| {
         let answer = watched && event.phase == Phase::Refine;
         stream.show_event(event, if answer { To::Stdout } else { To::Stderr })

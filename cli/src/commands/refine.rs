@@ -10,7 +10,9 @@ use crate::text::Source;
 
 pub fn run(args: &RefineArgs) -> Result<(), Failure> {
     let given = Source { flag: "critique", text: &args.critique, file: &args.critique_file };
-    let (request, given) = args.request.request(given)?;
+    let (mut request, given) = args.request.request(given)?;
+    request.structured |= args.apply;
+    request.apply = args.apply;
     let model = args.request.model.open()?;
     let mut session = args.request.model.session(&model, Precision::Fast)?;
     let mut stream = Stream::new(args.request.json);
@@ -44,6 +46,10 @@ pub fn run(args: &RefineArgs) -> Result<(), Failure> {
     if !acted_on {
         stream.heading(not_acted_on(&critique));
         return line(&refinement.text);
+    }
+    if args.apply {
+        // Nothing of it was streamed.
+        return line(refinement.text.trim_end_matches('\n'));
     }
     let judged = if refinement.accepted { "preferred to the draft" } else { "not preferred to the draft" };
     stream.heading(judged);

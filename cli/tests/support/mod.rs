@@ -100,3 +100,9 @@ pub fn tiny(place: &Place) -> PathBuf {
     place.run(&["convert", &tiny_folder().to_string_lossy(), "-o", &out.to_string_lossy()]).check(0, "");
     out
 }
+
+/// A small model with room for a real conversation, in `place`.
+pub fn roomy(place: &Place) {
+    let bytes = critic_tests::small_bytes_with_context("qwen2-bias", critic_import::Quant::Keep, 8192);
+    place.write("roomy.critic", &bytes);
+}

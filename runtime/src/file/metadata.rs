@@ -166,6 +166,10 @@ pub struct TaskPrompts {
     /// Asks which of two answers is better; follows the prompt and both answers. The model
     /// is to say the letter A or B. Empty: refinements are accepted without a judge.
     pub judge: String,
+    /// Asks for a structured critique, in place of `critique`; by default
+    /// [`TaskPrompts::FINDINGS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<String>,
     /// What stands between the draft and the critique, in place of the end of the
     /// assistant's message, `critique` as a user message, and the assistant's prefix: for
     /// models that were trained on a form of their own.

@@ -31,6 +31,22 @@ impl Prompts {
     }
 }
 
+impl TaskPrompts {
+    /// Asks for findings where a model's own prompts do not. The form is shown by one example,
+    /// because a small model that reads a description of it writes about that, and any model
+    /// is held to it anyhow.
+    pub const FINDINGS: &str = concat!(
+        "List the mistakes in this. For each one quote the wrong words, say what is wrong with them, and give better ",
+        "words. Example: [{\"quote\":\"two apple\",\"message\":\"The plural needs an s.\",\"severity\":\"warning\",",
+        "\"replacement\":\"two apples\"}]. Severity is error, warning or note. If nothing needs to change, say only: []",
+    );
+
+    /// What asks for a structured critique.
+    pub fn findings(&self) -> &str {
+        self.findings.as_deref().unwrap_or(Self::FINDINGS)
+    }
+}
+
 impl Default for Prompts {
     fn default() -> Self {
         let tasks = [
@@ -50,7 +66,10 @@ impl Default for Prompts {
                 "Now write a better {what}: fix these problems, and keep what is right. Give only the {what}.{again}"
             );
             let judge = "Which of the two answers to the request is better, A or B? Say only the letter.".to_owned();
-            (task.to_owned(), TaskPrompts { critique, refine, judge, critique_turn: None, refine_turn: None })
+            (
+                task.to_owned(),
+                TaskPrompts { critique, refine, judge, findings: None, critique_turn: None, refine_turn: None },
+            )
         });
         Self { system: None, keep: KEEP.to_owned(), tasks: tasks.collect() }
     }
