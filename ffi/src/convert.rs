@@ -79,6 +79,7 @@ impl Asked {
             max_tokens: c.max_tokens as usize,
             candidates: c.candidates as usize,
             rounds: c.rounds as usize,
+            ..runtime::Request::default()
         };
         // SAFETY: as for the texts.
         let stop = unsafe { stops(&c)? };

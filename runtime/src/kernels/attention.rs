@@ -13,8 +13,9 @@ use super::simd::{Simd, exp, max16, sum16};
 pub const PAGE_TOKENS: usize = 64;
 /// Pages in a segment: the unit that threads share out when few queries meet a long context.
 pub const SEGMENT_PAGES: usize = 8;
-/// Most queries that share the loads of keys and values.
-pub const QUERIES: usize = 4;
+/// Most queries that share the loads of keys and values. Instruction sets with few registers
+/// take half as many at a time.
+pub const QUERIES: usize = 8;
 
 /// How keys and values are stored.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -102,12 +103,32 @@ impl<E: Element> Op for AttendSegment<'_, E> {
         let n = self.queries.len();
         assert!(n <= QUERIES && self.positions.len() == n && self.softmax.len() == n);
         assert!(self.values.len() == n * self.head_dim && self.head_dim.is_multiple_of(16));
-        match n {
-            0 => {}
-            1 => attend::<S, E, 1>(s, self),
-            2 => attend::<S, E, 2>(s, self),
-            3 => attend::<S, E, 3>(s, self),
-            _ => attend::<S, E, 4>(s, self),
+        let AttendSegment { pages, start, head_dim, window, softmax, values, .. } = self;
+        let mut first = 0;
+        while first < n {
+            let count = match n - first {
+                8.. if S::ACCUMULATORS >= 8 => 8,
+                left => left.min(4),
+            };
+            let range = first..first + count;
+            let op = AttendSegment {
+                pages,
+                start,
+                head_dim,
+                queries: &self.queries[range.clone()],
+                positions: &self.positions[range.clone()],
+                window,
+                softmax: &mut softmax[range.clone()],
+                values: &mut values[range.start * head_dim..range.end * head_dim],
+            };
+            match count {
+                1 => attend::<S, E, 1>(s, op),
+                2 => attend::<S, E, 2>(s, op),
+                3 => attend::<S, E, 3>(s, op),
+                4 => attend::<S, E, 4>(s, op),
+                _ => attend::<S, E, 8>(s, op),
+            }
+            first += count;
         }
     }
 }
@@ -129,12 +150,11 @@ fn attend<S: Simd, E: Element, const N: usize>(s: S, op: AttendSegment<'_, E>) {
         let queries: [*const f32; N] = std::array::from_fn(|q| op.queries[q]);
         // SAFETY: as above; queries are head_dim long.
         unsafe { score_block::<S, E, N>(s, keys, filled, op.head_dim, &queries, &mut scores) };
-        let mut corrections = [0.0f32; N];
         for q in 0..N {
             let position = op.positions[q];
             mask(&mut scores[q], start, position, (position + 1).saturating_sub(op.window));
-            corrections[q] = soften(s, &mut scores[q], &mut op.softmax[q]);
         }
+        let corrections = soften::<S, N>(s, &mut scores, op.softmax);
         // SAFETY: as above; op.values is [N, head_dim].
         unsafe { weigh_block::<S, E, N>(s, values, filled, op.head_dim, &scores, &corrections, op.values) };
     }
@@ -194,39 +214,54 @@ fn mask(scores: &mut [f32; PAGE_TOKENS], start: usize, position: usize, from: us
     }
 }
 
-/// Turns scores into weights e^(score − max), updates the softmax, and returns the factor
+/// Turns scores into weights e^(score − max), updates the softmaxes, and returns the factors
 /// for what was summed before.
 #[inline(always)]
-fn soften<S: Simd>(s: S, scores: &mut [f32; PAGE_TOKENS], softmax: &mut Softmax) -> f32 {
-    let mut lanes = [0.0; 16];
-    for lane in (0..16).step_by(S::LANES) {
-        // SAFETY: lane + LANES ≤ 16, and the four groups of sixteen are the row.
-        unsafe {
-            let p = scores.as_ptr().add(lane);
-            let low = s.max(s.load(p), s.load(p.add(16)));
-            let high = s.max(s.load(p.add(32)), s.load(p.add(48)));
-            s.store(lanes.as_mut_ptr().add(lane), s.max(low, high));
-        }
-    }
-    let max = softmax.max.max(max16(&lanes));
-    for lane in (0..16).step_by(S::LANES) {
-        let mut sum = s.splat(0.0);
-        for group in 0..4 {
-            // SAFETY: as above.
+fn soften<S: Simd, const N: usize>(s: S, scores: &mut [[f32; PAGE_TOKENS]; N], softmax: &mut [Softmax]) -> [f32; 16] {
+    // All queries' factors are computed as one register's lanes.
+    let mut corrections = [0.0; 16];
+    for (q, scores) in scores.iter().enumerate() {
+        let mut lanes = [0.0; 16];
+        for lane in (0..16).step_by(S::LANES) {
+            // SAFETY: lane + LANES ≤ 16, and the four groups of sixteen are the row.
             unsafe {
-                let p = scores.as_mut_ptr().add(group * 16 + lane);
-                let weight = exp(s, s.sub(s.load(p), s.splat(max)));
-                s.store(p, weight);
-                sum = s.add(sum, weight);
+                let p = scores.as_ptr().add(lane);
+                let low = s.max(s.load(p), s.load(p.add(16)));
+                let high = s.max(s.load(p.add(32)), s.load(p.add(48)));
+                s.store(lanes.as_mut_ptr().add(lane), s.max(low, high));
             }
         }
-        // SAFETY: lane + LANES ≤ 16.
-        unsafe { s.store(lanes.as_mut_ptr().add(lane), sum) };
+        let before = softmax[q].max;
+        softmax[q].max = before.max(max16(&lanes));
+        corrections[q] = before - softmax[q].max;
     }
-    let correction = exp_one(s, softmax.max - max);
-    softmax.sum = softmax.sum * correction + sum16(&lanes);
-    softmax.max = max;
-    correction
+    for lane in (0..16).step_by(S::LANES) {
+        // SAFETY: lane + LANES ≤ 16.
+        unsafe {
+            let p = corrections.as_mut_ptr().add(lane);
+            s.store(p, exp(s, s.load(p)));
+        }
+    }
+    for (q, scores) in scores.iter_mut().enumerate() {
+        let mut lanes = [0.0; 16];
+        let max = s.splat(softmax[q].max);
+        for lane in (0..16).step_by(S::LANES) {
+            let mut sum = s.splat(0.0);
+            for group in 0..4 {
+                // SAFETY: as above.
+                unsafe {
+                    let p = scores.as_mut_ptr().add(group * 16 + lane);
+                    let weight = exp(s, s.sub(s.load(p), max));
+                    s.store(p, weight);
+                    sum = s.add(sum, weight);
+                }
+            }
+            // SAFETY: lane + LANES ≤ 16.
+            unsafe { s.store(lanes.as_mut_ptr().add(lane), sum) };
+        }
+        softmax[q].sum = softmax[q].sum * corrections[q] + sum16(&lanes);
+    }
+    corrections
 }
 
 /// `values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]`
@@ -241,7 +276,7 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
     filled: usize,
     head_dim: usize,
     weights: &[[f32; PAGE_TOKENS]; N],
-    corrections: &[f32; N],
+    corrections: &[f32; 16],
     values: &mut [f32],
 ) {
     let mut at = 0;
