@@ -82,6 +82,7 @@ pub struct Timings {
     /// Tokens chosen one by one.
     pub generated_tokens: usize,
     /// Those of them that had been guessed, and so cost no evaluation of their own.
+    #[serde(skip)]
     pub guessed_tokens: usize,
     /// Time for evaluating prompts, in milliseconds.
     pub prefill_ms: f64,

@@ -69,6 +69,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `p` is valid for `LANES` writes.
     unsafe fn store_i8(self, p: *mut i8, x: Self::F);
 
+    /// Rounds to the nearest f16, ties to even. Finite for |x| up to 65504.
+    /// # Safety
+    /// `p` is valid for `LANES` writes.
+    unsafe fn store_f16(self, p: *mut u16, x: Self::F);
+    /// Says that the cache line at `p` is wanted soon. `p` may point anywhere.
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        let _ = p;
+    }
+
     /// `LANES · 4` codes as they stand.
     /// # Safety
     /// `p` is valid for `LANES · 4` reads.

@@ -43,6 +43,9 @@ pub struct CaseAnswer {
     ms: f64,
     /// The same where a critique that asks for no change ends it.
     gated_ms: f64,
+    /// The tokens that each text follows, for a program that is to be given the same.
+    critique_prompt: Vec<u32>,
+    refinement_prompt: Vec<u32>,
 }
 
 impl fmt::Display for CaseAnswer {
@@ -106,6 +109,10 @@ fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
         return Err(Failure::Failed(format!("case {}: the texts were not written as given", case.name)));
     }
 
+    let refinement_prompt =
+        critic::refine::conversation(session.model(), &request, &critique)?.tokens().to_vec();
+    let critique_prompt = critic::critique::conversation(session.model(), &request)?.tokens().to_vec();
+
     session.reset();
     let started = Instant::now();
     let mut host = Host { accept: Some(&mut accept), ..Host::default() };
@@ -124,5 +131,7 @@ fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
         refinement_ms: second.decode_ms,
         ms: ms_all,
         gated_ms,
+        critique_prompt,
+        refinement_prompt,
     })
 }
