@@ -219,9 +219,13 @@ mod tests {
         let inserted = [&draft[..50], &[1000, 1001, 1002], &draft[50..]].concat();
         let deleted = [&draft[..50], &draft[54..]].concat();
         let moved = [&draft[60..], &draft[..60]].concat();
-        for (edit, text) in
-            [("one token", replaced), ("two tokens", twice), ("insertion", inserted), ("deletion", deleted), ("move", moved)]
-        {
+        for (edit, text) in [
+            ("one token", replaced),
+            ("two tokens", twice),
+            ("insertion", inserted),
+            ("deletion", deleted),
+            ("move", moved),
+        ] {
             let count = evaluations(&[&draft], &text);
             assert!(count <= 18, "{edit}: {count} evaluations of {} tokens", text.len());
         }

@@ -45,14 +45,19 @@ pub fn run(
         let cases = ours["cases"].as_array().ok_or("bench gives no cases")?;
         let plain: Vec<Plain> = {
             let server = Server::start(program, gguf, threads, &[])?;
-            cases.iter().zip(texts.as_array().ok_or("not a list of cases")?).map(|(case, text)| plain(&server, case, text)).collect::<Result<_, _>>()?
+            cases
+                .iter()
+                .zip(texts.as_array().ok_or("not a list of cases")?)
+                .map(|(case, text)| plain(&server, case, text))
+                .collect::<Result<_, _>>()?
         };
         // The first round finds the setting that serves it best.
         let settings = if round == 0 { 0..SPECULATION.len() } else { best..best + 1 };
         let mut fastest: Option<(f64, Vec<f64>)> = None;
         for setting in settings {
             let [n, m] = SPECULATION[setting];
-            let flags = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", n, "--spec-ngram-simple-size-m", m];
+            let flags =
+                ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", n, "--spec-ngram-simple-size-m", m];
             let server = Server::start(program, gguf, threads, &flags)?;
             let written: Vec<f64> =
                 plain.iter().map(|plain| plain.with_speculation(&server)).collect::<Result<_, _>>()?;

@@ -156,7 +156,16 @@ fn peer(program: &Path, file: &Path, threads: usize) -> Result<Vec<f64>, String>
 fn start(model: &Path, threads: usize) -> Result<f64, String> {
     let started = Instant::now();
     let status = Command::new("target/release/critic")
-        .args(["generate", "--prompt", "Good morning", "--max-tokens", "1", "--threads", &threads.to_string(), "--model"])
+        .args([
+            "generate",
+            "--prompt",
+            "Good morning",
+            "--max-tokens",
+            "1",
+            "--threads",
+            &threads.to_string(),
+            "--model",
+        ])
         .arg(model)
         .stdout(Stdio::null())
         .status()

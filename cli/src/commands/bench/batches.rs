@@ -52,7 +52,10 @@ pub fn measure(
             let size = size as usize;
             let mut one = prefix.fork();
             // The copy of the shared page is not part of it.
-            forward(&mut engine, &mut [Run { sequence: &mut one, tokens: &tokens[..1], logits: Logits::None, adapted }])?;
+            forward(
+                &mut engine,
+                &mut [Run { sequence: &mut one, tokens: &tokens[..1], logits: Logits::None, adapted }],
+            )?;
             let started = std::time::Instant::now();
             let tokens = &tokens[..size];
             forward(&mut engine, &mut [Run { sequence: &mut one, tokens, logits: Logits::All, adapted }])?;

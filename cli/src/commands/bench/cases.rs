@@ -109,8 +109,7 @@ fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
         return Err(Failure::Failed(format!("case {}: the texts were not written as given", case.name)));
     }
 
-    let refinement_prompt =
-        critic::refine::conversation(session.model(), &request, &critique)?.tokens().to_vec();
+    let refinement_prompt = critic::refine::conversation(session.model(), &request, &critique)?.tokens().to_vec();
     let critique_prompt = critic::critique::conversation(session.model(), &request)?.tokens().to_vec();
 
     session.reset();
