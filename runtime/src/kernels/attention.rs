@@ -210,9 +210,8 @@ fn attend<S: Simd, E: Element, const N: usize>(s: S, op: AttendSegment<'_, E>) {
         let next = op.pages.get(index + 1).map_or(keys, |next| next.0);
         // SAFETY: as above; queries are head_dim long.
         unsafe { score_block::<S, E, N>(s, keys, filled, op.head_dim, &queries, &mut scores, next) };
-        for q in 0..N {
-            let position = op.positions[q];
-            mask(&mut scores[q], start, position, (position + 1).saturating_sub(op.window));
+        for (scores, &position) in scores.iter_mut().zip(op.positions) {
+            mask(scores, start, position, (position + 1).saturating_sub(op.window));
         }
         let corrections = soften::<S, N>(s, &mut scores, op.softmax);
         // SAFETY: as above; op.values is [N, head_dim].
