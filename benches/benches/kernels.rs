@@ -1,15 +1,117 @@
-//! Each kernel by itself, on one thread, on every instruction set of this machine.
+//! Each kernel by itself, on one thread, on every instruction set of this machine, and what the
+//! instruction set can do at most: `peak` has the multiply-adds a second of nothing but exact dot
+//! products, and of nothing but fused multiply-adds, with all operands in the first-level cache.
 //!
 //! `cargo bench -p critic-benches --bench kernels`
 
+use std::hint::black_box;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use critic::Kernel;
+use critic::file::Activation;
 use critic::kernels::activations::{ActivationBlock, quantize_rows};
-use critic::kernels::attention::{AttendSegment, PAGE_TOKENS, PagePart, SEGMENT_PAGES, Softmax};
-use critic::kernels::matmul::{Input, MatMul, Output, Store};
-use critic::kernels::rows::{LogSumExp, RmsNorm};
+use critic::kernels::attention::{
+    AttendSegment, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax, StorePosition,
+};
+use critic::kernels::low_rank::ThinMatMul;
+use critic::kernels::matmul::{GatedMatMul, Input, MatMul, Output, Store};
+use critic::kernels::rows::{LogSumExp, RmsNorm, Rope, largest};
+use critic::kernels::{Op, Simd};
 use critic::quant::{BLOCK, Format};
 use critic_benches::{matrix, values};
+
+/// Exact dot products of codes and activations, and nothing else.
+struct DotPeak<'a> {
+    weights: &'a [u8; 256],
+    x: &'a [i8; 256],
+    passes: usize,
+}
+
+impl DotPeak<'_> {
+    /// Of the scalar reading of it: 16 rows × 16 columns × 16 groups a pass.
+    const MULTIPLY_ADDS: usize = 16 * 16 * 16;
+}
+
+impl Op for DotPeak<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut total = s.splat(0.0);
+        // SAFETY: 4 · LANES codes are 64 bytes at most; sixteen activations are read at each place.
+        unsafe {
+            let w = [0, 64, 128, 192].map(|at| s.load_codes(self.weights.as_ptr().add(at)));
+            for _ in 0..self.passes {
+                for _ in 0..16 / S::LANES {
+                    let mut sums = [s.splat(0.0); 16];
+                    for (group, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.to_float(s.dot16(&w, self.x.as_ptr().add(group * 16), 0));
+                    }
+                    total = sums.into_iter().fold(total, |total, sum| s.add(total, sum));
+                }
+            }
+        }
+        let mut lanes = [0.0; 16];
+        // SAFETY: LANES ≤ 16.
+        unsafe { s.store(lanes.as_mut_ptr(), total) };
+        lanes[0]
+    }
+}
+
+/// Fused multiply-adds, and nothing else.
+struct FmaPeak<'a> {
+    x: &'a [f32; 16],
+    passes: usize,
+}
+
+impl Op for FmaPeak<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut sums = [s.splat(0.0); 12];
+        let factor = s.splat(0.5);
+        for _ in 0..self.passes {
+            for (sum, &x) in sums.iter_mut().zip(self.x) {
+                *sum = s.fma(*sum, factor, s.splat(x));
+            }
+        }
+        let mut lanes = [0.0; 16];
+        // SAFETY: LANES ≤ 16.
+        unsafe { s.store(lanes.as_mut_ptr(), sums.into_iter().fold(s.splat(0.0), |a, b| s.add(a, b))) };
+        lanes[0]
+    }
+}
+
+/// Multiply-adds a second at most.
+fn peak(criterion: &mut Criterion) {
+    const PASSES: usize = 1000;
+    let mut group = criterion.benchmark_group("peak");
+    let (weights, codes, x) = ([7; 256], [3; 256], [1.0; 16]);
+    for kernel in fast_kernels() {
+        group.throughput(Throughput::Elements((DotPeak::MULTIPLY_ADDS * PASSES) as u64));
+        group.bench_function(BenchmarkId::new("dot products", kernel.name()), |bencher| {
+            bencher.iter(|| kernel.run(DotPeak { weights: &weights, x: black_box(&codes), passes: PASSES }));
+        });
+        let lanes = kernel.run(Lanes);
+        group.throughput(Throughput::Elements((12 * lanes * PASSES) as u64));
+        group.bench_function(BenchmarkId::new("fused multiply-adds", kernel.name()), |bencher| {
+            bencher.iter(|| kernel.run(FmaPeak { x: black_box(&x), passes: PASSES }));
+        });
+    }
+}
+
+/// Lanes of a register.
+struct Lanes;
+
+impl Op for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::LANES
+    }
+}
 
 /// Multiply-adds a second: a layer of SmolLM2-135M's MLP, for one token and for many.
 fn products(criterion: &mut Criterion) {
@@ -39,28 +141,28 @@ fn products(criterion: &mut Criterion) {
     }
 }
 
-/// Bytes of keys and values a second: three query heads of one KV head over one segment.
+/// Bytes of keys and values a second: query heads of one KV head over one segment.
 fn attention(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention of a segment");
     let head_dim = 64;
     let part: Vec<u16> = values(2 * PAGE_TOKENS * head_dim).iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
     let pages = [PagePart(part.as_ptr()); SEGMENT_PAGES];
-    let queries = values(4 * head_dim);
+    let queries = values(QUERIES * head_dim);
     let last = SEGMENT_PAGES * PAGE_TOKENS - 1;
     group.throughput(Throughput::Bytes((part.len() * 2 * SEGMENT_PAGES) as u64));
     for kernel in fast_kernels() {
-        for count in [1usize, 3, 4] {
+        for count in [1usize, 3, 4, QUERIES] {
             let pointers: Vec<_> = (0..count).map(|q| queries[q * head_dim..].as_ptr()).collect();
             let mut values = vec![0.0; count * head_dim];
             group.bench_function(BenchmarkId::new(kernel.name(), count), |bencher| {
                 bencher.iter(|| {
-                    let mut softmax = [Softmax::default(); 4];
+                    let mut softmax = [Softmax::default(); QUERIES];
                     kernel.run(AttendSegment {
                         pages: &pages,
                         start: 0,
                         head_dim,
                         queries: &pointers,
-                        positions: &[last; 4][..count],
+                        positions: &[last; QUERIES][..count],
                         window: usize::MAX,
                         softmax: &mut softmax[..count],
                         values: &mut values,
@@ -88,7 +190,49 @@ fn rows(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("logsumexp 49152", kernel.name()), |bencher| {
             bencher.iter(|| kernel.run(LogSumExp { x: &logits }));
         });
+        let (mut head, turn) = (values(64), values(32));
+        group.bench_function(BenchmarkId::new("rope 64", kernel.name()), |bencher| {
+            bencher.iter(|| kernel.run(Rope { x: &mut head, cos: &turn, sin: &turn, scale: 1.0 }));
+        });
+        let mut part = vec![0u16; 2 * PAGE_TOKENS * 64];
+        group.bench_function(BenchmarkId::new("store a position 64", kernel.name()), |bencher| {
+            let part = part.as_mut_ptr();
+            bencher.iter(|| kernel.run(StorePosition { part, slot: 5, key: &x[..64], value: &x[64..128] }));
+        });
+        let mut gated = vec![0.0; 8 * 1536];
+        let (gate, up) = (matrix(Format::Q4_1, 1536, 576), matrix(Format::Q4_1, 1536, 576));
+        let mut batch = vec![ActivationBlock::default(); 8 * 576 / BLOCK];
+        quantize_rows(kernel, &values(8 * 576), 576, &mut batch);
+        group.bench_function(BenchmarkId::new("gate and up 2x1536x576 of 8", kernel.name()), |bencher| {
+            bencher.iter(|| {
+                kernel.run(GatedMatMul {
+                    gate: &gate,
+                    up: &up,
+                    activation: Activation::Silu,
+                    tiles: 0..gate.tiles(),
+                    input: Input::Codes(&batch),
+                    output: Output::new(&mut gated, 1536),
+                    scratch: &mut Default::default(),
+                });
+            });
+        });
+        let (a, rows) = (matrix(Format::F16, 16, 576), values(8 * 576));
+        let mut reduced = vec![0.0; 8 * 16];
+        group.bench_function(BenchmarkId::new("adapter 16x576 of 8", kernel.name()), |bencher| {
+            bencher.iter(|| {
+                kernel.run(ThinMatMul {
+                    matrix: &a,
+                    tiles: 0..a.tiles(),
+                    x: &rows,
+                    x_stride: 576,
+                    scale: 1.0,
+                    output: Output::new(&mut reduced, 16),
+                    store: Store::Set,
+                });
+            });
+        });
     }
+    group.bench_function("largest of 49152", |bencher| bencher.iter(|| largest(&logits)));
 }
 
 /// All but the specification, which is not meant to be fast.
@@ -96,5 +240,5 @@ fn fast_kernels() -> Vec<Kernel> {
     Kernel::available().into_iter().filter(|kernel| kernel.name() != "scalar").collect()
 }
 
-criterion_group!(kernels, products, attention, rows);
+criterion_group!(kernels, peak, products, attention, rows);
 criterion_main!(kernels);

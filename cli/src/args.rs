@@ -238,7 +238,7 @@ impl LoopArgs {
             candidates: self.candidates as usize,
             rounds: self.rounds as usize,
             structured: self.structured,
-            apply: false,
+            ..Request::default()
         };
         Ok((request, extra))
     }
@@ -481,6 +481,12 @@ pub struct BenchArgs {
     /// Measurements; their median is given
     #[arg(long, value_name = "TIMES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
+    /// Also measure so many tokens at once, as one text and as so many texts; can be several numbers
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub batch: Vec<u32>,
+    /// Also measure how fast the weights can be read, which bounds decoding
+    #[arg(long)]
+    pub limits: bool,
     /// Also run the loop on these cases, with their own critiques and refinements: a JSON
     /// array of {name, kind, task, prompt, draft, critique, refinement}
     #[arg(long, value_name = "FILE")]

@@ -196,8 +196,8 @@ fn measurements() {
     let case = r#"[{"name": "n", "kind": "k", "prompt": "a", "draft": "b", "critique": "c d", "refinement": "e"}]"#;
     place.write("cases.json", case.as_bytes());
     let words = ["--prompt-tokens", "16", "--gen-tokens", "4", "--repeat", "2", "--cases", "cases.json", "--json"];
-    let bench =
-        json(&place, &[&["bench", "-m", "tiny.critic", "--kernel", "scalar", "--threads", "1"], &words[..]].concat());
+    let command = ["bench", "-m", "tiny.critic", "--kernel", "scalar", "--threads", "1", "--batch", "1,3", "--limits"];
+    let bench = json(&place, &[&command[..], &words[..]].concat());
     check_keys(
         &bench,
         &[
@@ -209,11 +209,15 @@ fn measurements() {
             "open_ms",
             "first_token_ms",
             "resident_bytes",
+            "private_bytes",
             "model_bytes",
+            "batches",
+            "limits",
             "cases",
         ],
     );
     assert_eq!((&bench["kernel"], &bench["threads"]), (&Value::from("scalar"), &Value::from(1)));
+    assert_eq!((&bench["batches"][1]["tokens"], &bench["cases"][0]["name"]), (&Value::from(3), &Value::from("n")));
 }
 
 #[test]

@@ -83,6 +83,7 @@ impl Asked {
             rounds: c.rounds as usize,
             structured: c.flags & CRITIC_STRUCTURED != 0,
             apply: c.flags & CRITIC_APPLY != 0,
+            ..runtime::Request::default()
         };
         // SAFETY: as for the texts.
         let stop = unsafe { stops(&c)? };

@@ -133,7 +133,7 @@ pub unsafe extern "C" fn critic_generate(
                 sampling: asked.request.sampling.clone(),
                 max_tokens: asked.request.max_tokens,
                 stop: asked.stop.clone(),
-                grammar: None,
+                ..GenerateOptions::default()
             };
             let (callback, userdata) = (asked.c.on_event, asked.c.userdata);
             let generation = session.generate(&tokens, &options, &mut |progress| {

@@ -13,7 +13,7 @@ use crate::grammar::FindingGrammar;
 use crate::kv::Sequence;
 use crate::model::Model;
 use crate::sampler::Sampling;
-use crate::session::{GenerateOptions, Generation, OnProgress, Progress, Session, Stop};
+use crate::session::{GenerateOptions, Generation, OnProgress, Progress, Repeats, Session, Stop};
 use crate::tokenizer::Special;
 use crate::transformer::Logits;
 
@@ -41,6 +41,18 @@ pub struct Request {
     /// Whether the refinement is the draft with the findings' replacements, which costs no
     /// decoding, instead of a text that the model writes.
     pub apply: bool,
+    /// Texts that are written instead of the model's own, token by token, as if it had chosen
+    /// them: to measure what given texts cost.
+    pub forced: Option<Forced>,
+}
+
+/// Both texts of the loop, given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forced {
+    /// What is wrong.
+    pub critique: String,
+    /// The better draft.
+    pub refinement: String,
 }
 
 impl Request {
@@ -297,6 +309,9 @@ impl Session {
         if request.structured {
             options.grammar = Some(FindingGrammar::new(&model, &request.response)?);
         }
+        // What is wrong is said by quoting it.
+        options.repeats = Repeats::Quotes(vec![model.tokenizer().encode(&request.response, Special::Text)]);
+        options.forced = request.forced.as_ref().map(|forced| context.target(&model, &forced.critique));
         if count > 1 && options.sampling.temperature == 0.0 {
             options.sampling.temperature = Request::CANDIDATE_TEMPERATURE;
         }

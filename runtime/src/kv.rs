@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use crate::adapter::NEVER;
 use crate::error::Result;
 use crate::file::Config;
-use crate::kernels::attention::{Element, PAGE_TOKENS, PagePart};
+use crate::kernels::Kernel;
+use crate::kernels::attention::{Element, PAGE_TOKENS, PagePart, StorePosition};
 use crate::map::try_zeroed;
 
 /// How keys, values and activations are held.
@@ -212,15 +213,28 @@ impl Sequence {
     ///
     /// # Safety
     /// The position was reserved and not yet committed; no other thread reads or writes it.
-    pub(crate) unsafe fn write(&self, position: usize, layer: usize, head: usize, key: &[f32], value: &[f32]) {
+    pub(crate) unsafe fn write(
+        &self,
+        kernel: Kernel,
+        position: usize,
+        (layer, head): (usize, usize),
+        key: &[f32],
+        value: &[f32],
+    ) {
         let page = self.pages[position / PAGE_TOKENS].words.as_ptr();
         let offset = self.store.part_offset(layer, head);
-        debug_assert!(key.len() == self.store.head_dim && value.len() == key.len());
-        // SAFETY: as the caller promises; the page has the precision's element type.
+        assert!(key.len() == self.store.head_dim && value.len() == key.len());
+        let slot = position % PAGE_TOKENS;
+        // SAFETY: as the caller promises; the page has the precision's element type, and the part
+        // lies inside it.
         unsafe {
             match self.store.precision {
-                Precision::Fast => write_part(page.cast::<u16>().add(offset), position % PAGE_TOKENS, key, value),
-                Precision::Exact => write_part(page.cast::<f32>().add(offset), position % PAGE_TOKENS, key, value),
+                Precision::Fast => {
+                    kernel.run(StorePosition { part: page.cast::<u16>().add(offset), slot, key, value });
+                }
+                Precision::Exact => {
+                    kernel.run(StorePosition { part: page.cast::<f32>().add(offset), slot, key, value });
+                }
             }
         }
     }
@@ -231,22 +245,5 @@ impl Sequence {
         assert!((offset + 2 * PAGE_TOKENS * self.store.head_dim) * size_of::<E>() <= self.store.words * 4);
         // SAFETY: just checked; u32 words are aligned for both element types.
         PagePart(unsafe { self.pages[index].words.as_ptr().cast::<E>().add(offset) })
-    }
-}
-
-/// # Safety
-/// `part` is a page part of head width `key.len()`; `slot` is below [`PAGE_TOKENS`].
-unsafe fn write_part<E: Element>(part: *mut E, slot: usize, key: &[f32], value: &[f32]) {
-    let head_dim = key.len();
-    // SAFETY: keys are [4, head_dim, 16], values [64, head_dim] behind them.
-    unsafe {
-        let column = part.add(slot / 16 * 16 * head_dim + slot % 16);
-        for (d, &x) in key.iter().enumerate() {
-            *column.add(d * 16) = E::from_f32(x);
-        }
-        let row = part.add(PAGE_TOKENS * head_dim + slot * head_dim);
-        for (d, &x) in value.iter().enumerate() {
-            *row.add(d) = E::from_f32(x);
-        }
     }
 }

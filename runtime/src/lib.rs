@@ -55,13 +55,14 @@ pub mod quant;
 pub mod refine;
 pub mod sampler;
 pub mod session;
+mod speculate;
 pub mod text;
 pub mod tokenizer;
 pub mod transformer;
 pub mod weights;
 
 pub use adapter::Adapter;
-pub use critique::{Critique, CritiqueScore, Event, Phase, Request, Verdict};
+pub use critique::{Critique, CritiqueScore, Event, Forced, Phase, Request, Verdict};
 pub use error::{Error, Result};
 pub use file::ModelFile;
 pub use findings::{Finding, Severity};
@@ -73,5 +74,5 @@ pub use model::Model;
 pub use refine::{Host, Message, Refinement, Role};
 pub use sampler::Sampling;
 pub use session::{
-    AdapterUse, CancelToken, GenerateOptions, Generation, Progress, Session, SessionOptions, Stop, Timings,
+    AdapterUse, CancelToken, GenerateOptions, Generation, Progress, Repeats, Session, SessionOptions, Stop, Timings,
 };

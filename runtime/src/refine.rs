@@ -5,12 +5,12 @@ use serde::Serialize;
 
 use crate::adapter::NEVER;
 use crate::chat::Conversation;
-use crate::critique::{Critique, Event, OnEvent, Phase, Request, until_critique};
+use crate::critique::{Context, Critique, Event, OnEvent, Phase, Request, until_critique};
 use crate::error::Result;
 use crate::file::TaskPrompts;
 use crate::findings;
 use crate::model::Model;
-use crate::session::{Progress, Session, Stop, log_probability};
+use crate::session::{Progress, Repeats, Session, Stop, log_probability};
 use crate::tokenizer::Special;
 use crate::transformer::Logits;
 
@@ -111,7 +111,14 @@ impl Session {
             None => {
                 let mut chat = until_refinement(&model, request, prompts, critique);
                 let mut report = |progress: Progress| on_event(Event { phase: Phase::Refine, round, progress });
-                let generation = self.generate_from(chat.tokens(), NEVER, &request.generation(), &mut report)?;
+                let mut options = request.generation();
+                let context = Context { tokens: chat.tokens().to_vec(), invocation: NEVER };
+                options.forced = request.forced.as_ref().map(|forced| context.target(&model, &forced.refinement));
+                options.repeats = Repeats::Draft(vec![
+                    context.target(&model, &request.response),
+                    model.tokenizer().encode(&critique.text, Special::Text),
+                ]);
+                let generation = self.generate_from(&context.tokens, NEVER, &options, &mut report)?;
                 (generation.text, generation.stop != Stop::Length)
             }
         };

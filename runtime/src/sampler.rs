@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::grammar::TokenSet;
+use crate::kernels::rows::largest;
 
 /// How tokens are chosen. The default is greedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,12 +85,12 @@ impl Sampler {
         if sampling.temperature == 0.0 || !logits[best as usize].is_finite() {
             return best;
         }
-        let largest = logits[best as usize];
+        let highest = logits[best as usize];
         // Weights e^((x − max)/T) are at most 1; min-p bounds them from below at once.
         let floor = sampling.min_p;
         self.candidates.clear();
         self.candidates.extend(logits.iter().enumerate().filter_map(|(id, &x)| {
-            let weight = ((x - largest) / sampling.temperature).exp();
+            let weight = ((x - highest) / sampling.temperature).exp();
             (weight > 0.0 && weight >= floor).then_some((id as u32, weight))
         }));
         if (sampling.top_k > 0 && sampling.top_k < self.candidates.len()) || sampling.top_p < 1.0 {
@@ -145,15 +146,20 @@ fn penalise<'a>(out: &'a mut Vec<f32>, logits: &[f32], penalty: f32, context: &[
     out
 }
 
-/// The index of the largest value; of the first one, where several are equal.
+/// The index of the largest value; of the first one, where several are equal. NaN counts for
+/// nothing; where there is nothing else, 0.
 pub fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (index, &value) in values.iter().enumerate() {
-        if value > values[best] {
-            best = index;
+    /// Values that are looked at together: the largest is then searched for among so many only.
+    const CHUNK: usize = 1024;
+    let (mut best, mut place) = (f32::NEG_INFINITY, 0);
+    for (index, chunk) in values.chunks(CHUNK).enumerate() {
+        let value = largest(chunk);
+        if value > best {
+            (best, place) = (value, index * CHUNK);
         }
     }
-    best as u32
+    let at = values[place.min(values.len())..].iter().position(|&value| value == best);
+    (place + at.unwrap_or(0)) as u32
 }
 
 /// A number in 0..1 that depends on its key alone: SplitMix64 (Steele, Lea and Flood, 2014)
@@ -187,6 +193,21 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_largest() {
         assert_eq!(draw(&[0.0, 3.0, 3.0, -1.0], &Sampling::default(), 5), [0, 5, 0, 0]);
+    }
+
+    #[test]
+    fn the_first_of_the_largest_whatever_is_beside_it() {
+        let mut values: Vec<f32> = (0..5000).map(|i| (i * 7919 % 4999) as f32).collect();
+        let first = values.iter().position(|&v| v == 4998.0).unwrap();
+        assert_eq!(argmax(&values) as usize, first);
+        values[4999] = 9999.0;
+        assert_eq!(argmax(&values), 4999);
+        values[1025] = 9999.0;
+        values[0] = f32::NAN;
+        assert_eq!(argmax(&values), 1025);
+        assert_eq!(argmax(&[f32::NAN, f32::NAN]), 0);
+        assert_eq!(argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
+        assert_eq!(argmax(&[]), 0);
     }
 
     #[test]

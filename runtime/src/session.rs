@@ -19,6 +19,7 @@ use crate::kv::{Precision, Sequence};
 use crate::map::try_zeroed;
 use crate::model::Model;
 use crate::sampler::{Sampler, Sampling};
+use crate::speculate::Speculator;
 use crate::text::TextStream;
 use crate::transformer::{Engine, Logits, OnLogits, Run};
 
@@ -80,6 +81,9 @@ pub struct Timings {
     pub reused_tokens: usize,
     /// Tokens chosen one by one.
     pub generated_tokens: usize,
+    /// Those of them that had been guessed, and so cost no evaluation of their own.
+    #[serde(skip)]
+    pub guessed_tokens: usize,
     /// Time for evaluating prompts, in milliseconds.
     pub prefill_ms: f64,
     /// Time for generating, in milliseconds.
@@ -91,6 +95,7 @@ impl std::ops::AddAssign for Timings {
         self.prompt_tokens += other.prompt_tokens;
         self.reused_tokens += other.reused_tokens;
         self.generated_tokens += other.generated_tokens;
+        self.guessed_tokens += other.guessed_tokens;
         self.prefill_ms += other.prefill_ms;
         self.decode_ms += other.decode_ms;
     }
@@ -108,6 +113,25 @@ pub struct GenerateOptions {
     /// The form that the text must have. Where the limit of tokens, not the model, brought it to
     /// its end, this is [`Stop::Length`].
     pub grammar: Option<Arc<FindingGrammar>>,
+    /// Texts that this one may repeat: guesses from them are evaluated several at a time. The
+    /// text is the same with and without; only the time differs.
+    pub repeats: Repeats,
+    /// Tokens that are taken instead of those that are chosen, up to the one that ends the text:
+    /// to measure what a given text costs.
+    pub forced: Option<Vec<u32>>,
+}
+
+/// What a text may repeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Repeats {
+    /// Nothing that is known: tokens are evaluated one by one.
+    #[default]
+    Nothing,
+    /// Parts of these texts.
+    Quotes(Vec<Vec<u32>>),
+    /// The first of these from its start on, with the token that ended it, but for some edits;
+    /// and parts of the others.
+    Draft(Vec<Vec<u32>>),
 }
 
 /// Why a generation ended.
@@ -320,11 +344,13 @@ impl Session {
             self.step(&mut branches, &open, options, max_tokens)?;
         }
         self.timings.generated_tokens += branches.iter().map(|b| b.tokens().len()).sum::<usize>();
+        self.timings.guessed_tokens += branches.iter().map(|b| b.guessed).sum::<usize>();
         self.timings.decode_ms += started.elapsed().as_secs_f64() * 1e3;
         Ok(branches.into_iter().map(Branch::finish).collect())
     }
 
-    /// Evaluates what is new of each open branch as one batch, and chooses the next tokens.
+    /// Evaluates what is new of each open branch, and guesses at what follows, as one batch, and
+    /// chooses the next tokens: one, and one for each guess that was right.
     fn step(
         &mut self,
         branches: &mut [Branch],
@@ -333,39 +359,57 @@ impl Session {
         max_tokens: usize,
     ) -> Result<()> {
         let model = Arc::clone(&self.model);
-        let newest: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].pending().to_vec()).collect();
+        let inputs: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].input(max_tokens)).collect();
+        let pending: Vec<usize> = open.iter().map(|&i| branches[i].unread).collect();
         let mut sequences: Vec<Sequence> =
             open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, self.engine.sequence())).collect();
         let mut runs: Vec<Run> = sequences
             .iter_mut()
-            .zip(&newest)
+            .zip(&inputs)
             .map(|(sequence, tokens)| {
                 let adapted = sequence.adapted_from() != NEVER;
-                // Each of several tokens predicts the next, of which all but the last are forced.
+                // Each of several tokens predicts the next, which is forced or guessed.
                 let logits = if tokens.len() == 1 { Logits::Last } else { Logits::All };
                 Run { sequence, tokens, logits, adapted }
             })
             .collect();
         let (engine, sampler) = (&mut self.engine, &mut self.sampler);
         let kernel = engine.kernel();
-        let mut chosen = Vec::with_capacity(open.len());
+        // How many guesses of each branch were right, and whether one was wrong.
+        let mut right = vec![(0, false); open.len()];
         let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, index, logits| {
-            let branch = &mut branches[open[run]];
-            match newest[run].get(index + 1) {
-                Some(&forced) => branch.logprob += log_probability(kernel, logits, forced),
-                None => chosen.push(branch.choose(logits, kernel, sampler, options, open[run], max_tokens)),
+            let (branch, tokens) = (&mut branches[open[run]], &inputs[run]);
+            if index + 1 < pending[run] {
+                branch.logprob += log_probability(kernel, logits, tokens[index + 1]);
+                return;
+            }
+            let (right, over) = &mut right[run];
+            if *over || branch.stop.is_some() {
+                return;
+            }
+            branch.unread = 0;
+            let (token, logprob) = branch.choose(logits, kernel, sampler, options, open[run], max_tokens);
+            branch.take(token, logprob, &model, max_tokens);
+            if tokens.get(index + 1) == Some(&token) {
+                // It is evaluated already.
+                branch.unread = 0;
+                *right += 1;
+            } else {
+                *over = true;
             }
         });
         drop(runs);
-        for (&i, sequence) in open.iter().zip(sequences) {
-            branches[i].sequence = sequence;
+        for (at, (&i, mut sequence)) in open.iter().zip(sequences).enumerate() {
+            let branch = &mut branches[i];
+            // Without the guesses that were wrong, and what followed them.
+            sequence.truncate(branch.context.len() - branch.unread);
+            branch.sequence = sequence;
+            branch.guessed += right[at].0;
+            if let Some(speculator) = &mut branch.speculator {
+                speculator.verified(inputs[at].len() - pending[at], right[at].0);
+            }
         }
-        self.seen(result)?;
-        open.iter().for_each(|&i| branches[i].unread = 0);
-        for (&i, (token, logprob)) in open.iter().zip(&chosen) {
-            branches[i].take(*token, *logprob, &model, max_tokens);
-        }
-        Ok(())
+        self.seen(result)
     }
 
     /// Chooses a branch's first token.
@@ -538,6 +582,16 @@ pub fn log_probability(kernel: Kernel, logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize]) - kernel.run(LogSumExp { x: logits })
 }
 
+impl Repeats {
+    fn speculator(&self) -> Option<Speculator> {
+        match self {
+            Repeats::Nothing => None,
+            Repeats::Quotes(texts) => Some(Speculator::quoting(texts.clone())),
+            Repeats::Draft(texts) => Some(Speculator::repeating(texts.clone())),
+        }
+    }
+}
+
 /// One continuation in the making.
 struct Branch {
     sequence: Sequence,
@@ -555,6 +609,9 @@ struct Branch {
     cursor: Option<Cursor>,
     /// Tokens that are not evaluated yet: the last one that was chosen, and forced ones.
     unread: usize,
+    speculator: Option<Speculator>,
+    /// Tokens that had been guessed.
+    guessed: usize,
 }
 
 impl Branch {
@@ -570,12 +627,19 @@ impl Branch {
             fresh: None,
             cursor: options.grammar.as_ref().map(Cursor::new),
             unread: 0,
+            // What a grammar forces is evaluated together anyway.
+            speculator: options.repeats.speculator().filter(|_| options.grammar.is_none()),
+            guessed: 0,
         }
     }
 
-    /// Tokens that are to be evaluated next.
-    fn pending(&self) -> &[u32] {
-        &self.context[self.context.len() - self.unread..]
+    /// Tokens that are to be evaluated next: those that stand fast, and guesses.
+    fn input(&mut self, max_tokens: usize) -> Vec<u32> {
+        let pending = &self.context[self.context.len() - self.unread..];
+        // The last token of all is not evaluated any more.
+        let room = (max_tokens - self.tokens().len()).saturating_sub(1);
+        let guesses = self.speculator.as_mut().map_or(&[][..], |speculator| speculator.guess(room));
+        [pending, guesses].concat()
     }
 
     /// Tokens generated so far.
@@ -593,7 +657,7 @@ impl Branch {
         candidate: usize,
         max_tokens: usize,
     ) -> (u32, f64) {
-        let left = max_tokens - self.tokens().len();
+        let (left, at) = (max_tokens - self.tokens().len(), self.tokens().len());
         let (sampling, context, candidate) = (&options.sampling, &self.context, candidate as u64);
         let token = match &mut self.cursor {
             None => sampler.choose(logits, sampling, context, candidate, None),
@@ -606,6 +670,7 @@ impl Branch {
                 }
             },
         };
+        let token = options.forced.as_ref().and_then(|forced| forced.get(at).copied()).unwrap_or(token);
         (token, log_probability(kernel, logits, token))
     }
 
@@ -645,6 +710,9 @@ impl Branch {
         let tokenizer = model.tokenizer();
         self.context.push(token);
         self.unread += 1;
+        if let Some(speculator) = &mut self.speculator {
+            speculator.take(token);
+        }
         if let Some(cursor) = &mut self.cursor {
             cursor.take(token);
         }

@@ -108,6 +108,14 @@ impl Weights {
         Ok(weights)
     }
 
+    /// All that a token is multiplied with, in the order of a forward pass.
+    pub fn matrices(&self) -> Vec<&Matrix> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            layer.qkv.iter().map(|p| &p.matrix).chain([&layer.o, &layer.gate, &layer.up, &layer.down])
+        });
+        layers.chain([&self.output]).collect()
+    }
+
     /// Number of weights, without padding and without an adapter's.
     pub fn parameters(&self) -> u64 {
         let size = |m: &Matrix| (m.rows() * m.columns()) as u64;

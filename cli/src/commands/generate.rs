@@ -39,8 +39,12 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         chat.open_assistant();
         chat.tokens().to_vec()
     };
-    let options =
-        GenerateOptions { sampling, max_tokens: args.sampling.max_tokens, stop: args.stop.clone(), grammar: None };
+    let options = GenerateOptions {
+        sampling,
+        max_tokens: args.sampling.max_tokens,
+        stop: args.stop.clone(),
+        ..Default::default()
+    };
     let mut stream = Stream::new(args.json);
     let result = session.generate(&prompt_tokens, &options, &mut |progress| stream.show(progress, To::Stdout));
     let generation = stream.finish(result)?;

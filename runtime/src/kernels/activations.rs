@@ -38,15 +38,18 @@ impl Op for Quantize<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert_eq!(self.row.len(), self.out.len() * BLOCK);
+        // SAFETY: 64 bytes are LANES · 4 codes or more.
+        let ones = unsafe { [s.load_codes([1u8; 64].as_ptr()); 4] };
         for (x, block) in self.row.chunks_exact(BLOCK).zip(self.out) {
+            let mut sums = [0.0; 2];
             for half in 0..2 {
                 let x = &x[half * 16..][..16];
-                let mut magnitudes = [0.0; 16];
+                let mut lanes = [0.0; 16];
                 for lane in (0..16).step_by(S::LANES) {
                     // SAFETY: lane + LANES ≤ 16, the length of both.
-                    unsafe { s.store(magnitudes.as_mut_ptr().add(lane), s.abs(s.load(x.as_ptr().add(lane)))) };
+                    unsafe { s.store(lanes.as_mut_ptr().add(lane), s.abs(s.load(x.as_ptr().add(lane)))) };
                 }
-                let largest = max16(&magnitudes);
+                let largest = max16(&lanes);
                 let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
                 let codes = &mut block.codes[half * 16..][..16];
                 for lane in (0..16).step_by(S::LANES) {
@@ -58,11 +61,14 @@ impl Op for Quantize<'_> {
                         s.store_i8(codes.as_mut_ptr().add(lane), code);
                     }
                 }
+                // Each lane of the product with ones is the sum of all sixteen codes, exactly.
+                // SAFETY: sixteen codes; LANES ≤ 16.
+                unsafe { s.store(lanes.as_mut_ptr(), s.to_float(s.dot16(&ones, codes.as_ptr(), 0))) };
+                sums[half] = lanes[0];
                 block.scales[half] = largest / 127.0;
-                block.code_sums[half] = codes.iter().map(|&c| i32::from(c)).sum();
             }
-            let [first, second] = block.code_sums.map(|sum| sum as f32);
-            block.sum = block.scales[1].mul_add(second, block.scales[0] * first);
+            block.code_sums = sums.map(|sum| sum as i32);
+            block.sum = block.scales[1].mul_add(sums[1], block.scales[0] * sums[0]);
         }
     }
 }

@@ -13,8 +13,9 @@ use super::simd::{Simd, exp, max16, sum16};
 pub const PAGE_TOKENS: usize = 64;
 /// Pages in a segment: the unit that threads share out when few queries meet a long context.
 pub const SEGMENT_PAGES: usize = 8;
-/// Most queries that share the loads of keys and values.
-pub const QUERIES: usize = 4;
+/// Most queries that share the loads of keys and values. Instruction sets with few registers
+/// take half as many at a time.
+pub const QUERIES: usize = 8;
 
 /// How keys and values are stored.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -24,7 +25,14 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::F;
     /// Rounds to nearest.
     fn from_f32(x: f32) -> Self;
+    /// The same for `LANES` values.
+    /// # Safety
+    /// `p` is valid for `S::LANES` writes.
+    unsafe fn store<S: Simd>(s: S, p: *mut Self, x: S::F);
 }
+
+/// The largest finite f16: an infinity among the values would turn masked weights into NaN.
+const F16_MAX: f32 = 65504.0;
 
 impl Element for u16 {
     #[inline(always)]
@@ -35,8 +43,14 @@ impl Element for u16 {
 
     #[inline(always)]
     fn from_f32(x: f32) -> u16 {
-        // Saturates: an infinity among the values would turn masked weights into NaN.
-        half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()
+        half::f16::from_f32(x.clamp(-F16_MAX, F16_MAX)).to_bits()
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut u16, x: S::F) {
+        let x = s.min(s.max(x, s.splat(-F16_MAX)), s.splat(F16_MAX));
+        // SAFETY: as the caller promises.
+        unsafe { s.store_f16(p, x) }
     }
 }
 
@@ -50,6 +64,12 @@ impl Element for f32 {
     #[inline(always)]
     fn from_f32(x: f32) -> f32 {
         x
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut f32, x: S::F) {
+        // SAFETY: as the caller promises.
+        unsafe { s.store(p, x) }
     }
 }
 
@@ -73,6 +93,45 @@ impl Default for Softmax {
 /// `[64, head_dim]`.
 #[derive(Clone, Copy)]
 pub struct PagePart<E>(pub *const E);
+
+/// Stores the key and value of one position in a page part.
+///
+/// # Safety
+/// To run it: `part` is a page part of `key.len()` wide heads whose place `slot`, below
+/// [`PAGE_TOKENS`], no other thread reads or writes.
+pub struct StorePosition<'a, E> {
+    /// Keys `[4, head_dim, 16]`, then values `[64, head_dim]`.
+    pub part: *mut E,
+    /// Position in the page.
+    pub slot: usize,
+    /// `[head_dim]`, a multiple of 16.
+    pub key: &'a [f32],
+    /// `[head_dim]`
+    pub value: &'a [f32],
+}
+
+impl<E: Element> Op for StorePosition<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let dim = self.key.len();
+        assert!(self.slot < PAGE_TOKENS && dim.is_multiple_of(16) && self.value.len() == dim);
+        let mut lanes = [E::default(); 16];
+        // SAFETY: slots are below 64, columns below head_dim: inside the part; LANES divides 16.
+        unsafe {
+            let column = self.part.add(self.slot / 16 * 16 * dim + self.slot % 16);
+            let row = self.part.add(PAGE_TOKENS * dim + self.slot * dim);
+            for at in (0..dim).step_by(S::LANES) {
+                E::store(s, row.add(at), s.load(self.value.as_ptr().add(at)));
+                E::store(s, lanes.as_mut_ptr(), s.load(self.key.as_ptr().add(at)));
+                for (lane, &element) in lanes.iter().enumerate().take(S::LANES) {
+                    *column.add((at + lane) * 16) = element;
+                }
+            }
+        }
+    }
+}
 
 /// Up to [`QUERIES`] queries over the pages of one segment.
 pub struct AttendSegment<'a, E> {
@@ -102,12 +161,32 @@ impl<E: Element> Op for AttendSegment<'_, E> {
         let n = self.queries.len();
         assert!(n <= QUERIES && self.positions.len() == n && self.softmax.len() == n);
         assert!(self.values.len() == n * self.head_dim && self.head_dim.is_multiple_of(16));
-        match n {
-            0 => {}
-            1 => attend::<S, E, 1>(s, self),
-            2 => attend::<S, E, 2>(s, self),
-            3 => attend::<S, E, 3>(s, self),
-            _ => attend::<S, E, 4>(s, self),
+        let AttendSegment { pages, start, head_dim, window, softmax, values, .. } = self;
+        let mut first = 0;
+        while first < n {
+            let count = match n - first {
+                8.. if S::ACCUMULATORS >= 8 => 8,
+                left => left.min(4),
+            };
+            let range = first..first + count;
+            let op = AttendSegment {
+                pages,
+                start,
+                head_dim,
+                queries: &self.queries[range.clone()],
+                positions: &self.positions[range.clone()],
+                window,
+                softmax: &mut softmax[range.clone()],
+                values: &mut values[range.start * head_dim..range.end * head_dim],
+            };
+            match count {
+                1 => attend::<S, E, 1>(s, op),
+                2 => attend::<S, E, 2>(s, op),
+                3 => attend::<S, E, 3>(s, op),
+                4 => attend::<S, E, 4>(s, op),
+                _ => attend::<S, E, 8>(s, op),
+            }
+            first += count;
         }
     }
 }
@@ -127,16 +206,16 @@ fn attend<S: Simd, E: Element, const N: usize>(s: S, op: AttendSegment<'_, E>) {
         // SAFETY: a page part holds the keys and then the values, as its type says.
         let values = unsafe { keys.add(PAGE_TOKENS * op.head_dim) };
         let queries: [*const f32; N] = std::array::from_fn(|q| op.queries[q]);
+        // Pages lie apart, so that the processor does not see by itself what comes next.
+        let next = op.pages.get(index + 1).map_or(keys, |next| next.0);
         // SAFETY: as above; queries are head_dim long.
-        unsafe { score_block::<S, E, N>(s, keys, filled, op.head_dim, &queries, &mut scores) };
-        let mut corrections = [0.0f32; N];
-        for q in 0..N {
-            let position = op.positions[q];
-            mask(&mut scores[q], start, position, (position + 1).saturating_sub(op.window));
-            corrections[q] = soften(s, &mut scores[q], &mut op.softmax[q]);
+        unsafe { score_block::<S, E, N>(s, keys, filled, op.head_dim, &queries, &mut scores, next) };
+        for (scores, &position) in scores.iter_mut().zip(op.positions) {
+            mask(scores, start, position, (position + 1).saturating_sub(op.window));
         }
+        let corrections = soften::<S, N>(s, &mut scores, op.softmax);
         // SAFETY: as above; op.values is [N, head_dim].
-        unsafe { weigh_block::<S, E, N>(s, values, filled, op.head_dim, &scores, &corrections, op.values) };
+        unsafe { weigh_block::<S, E, N>(s, values, filled, op.head_dim, &scores, &corrections, op.values, next) };
     }
 }
 
@@ -152,6 +231,7 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
     head_dim: usize,
     queries: &[*const f32; N],
     scores: &mut [[f32; PAGE_TOKENS]; N],
+    next: *const E,
 ) {
     // Two registers of keys at a time: with four queries, eight sums hide the latency of fma.
     for first in (0..filled.next_multiple_of(16)).step_by(2 * S::LANES) {
@@ -163,6 +243,8 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
         for d in 0..head_dim {
             // SAFETY: both columns lie in the page (32 keys at most per step, 64 in all).
             unsafe {
+                s.prefetch(next.wrapping_add(a + d * 16));
+                s.prefetch(next.wrapping_add(b + d * 16));
                 let keys = [E::load(s, keys.add(a + d * 16)), E::load(s, keys.add(b + d * 16))];
                 for q in 0..N {
                     let x = s.splat(*queries[q].add(d));
@@ -194,39 +276,54 @@ fn mask(scores: &mut [f32; PAGE_TOKENS], start: usize, position: usize, from: us
     }
 }
 
-/// Turns scores into weights e^(score − max), updates the softmax, and returns the factor
+/// Turns scores into weights e^(score − max), updates the softmaxes, and returns the factors
 /// for what was summed before.
 #[inline(always)]
-fn soften<S: Simd>(s: S, scores: &mut [f32; PAGE_TOKENS], softmax: &mut Softmax) -> f32 {
-    let mut lanes = [0.0; 16];
-    for lane in (0..16).step_by(S::LANES) {
-        // SAFETY: lane + LANES ≤ 16, and the four groups of sixteen are the row.
-        unsafe {
-            let p = scores.as_ptr().add(lane);
-            let low = s.max(s.load(p), s.load(p.add(16)));
-            let high = s.max(s.load(p.add(32)), s.load(p.add(48)));
-            s.store(lanes.as_mut_ptr().add(lane), s.max(low, high));
-        }
-    }
-    let max = softmax.max.max(max16(&lanes));
-    for lane in (0..16).step_by(S::LANES) {
-        let mut sum = s.splat(0.0);
-        for group in 0..4 {
-            // SAFETY: as above.
+fn soften<S: Simd, const N: usize>(s: S, scores: &mut [[f32; PAGE_TOKENS]; N], softmax: &mut [Softmax]) -> [f32; 16] {
+    // All queries' factors are computed as one register's lanes.
+    let mut corrections = [0.0; 16];
+    for (q, scores) in scores.iter().enumerate() {
+        let mut lanes = [0.0; 16];
+        for lane in (0..16).step_by(S::LANES) {
+            // SAFETY: lane + LANES ≤ 16, and the four groups of sixteen are the row.
             unsafe {
-                let p = scores.as_mut_ptr().add(group * 16 + lane);
-                let weight = exp(s, s.sub(s.load(p), s.splat(max)));
-                s.store(p, weight);
-                sum = s.add(sum, weight);
+                let p = scores.as_ptr().add(lane);
+                let low = s.max(s.load(p), s.load(p.add(16)));
+                let high = s.max(s.load(p.add(32)), s.load(p.add(48)));
+                s.store(lanes.as_mut_ptr().add(lane), s.max(low, high));
             }
         }
-        // SAFETY: lane + LANES ≤ 16.
-        unsafe { s.store(lanes.as_mut_ptr().add(lane), sum) };
+        let before = softmax[q].max;
+        softmax[q].max = before.max(max16(&lanes));
+        corrections[q] = before - softmax[q].max;
     }
-    let correction = exp_one(s, softmax.max - max);
-    softmax.sum = softmax.sum * correction + sum16(&lanes);
-    softmax.max = max;
-    correction
+    for lane in (0..16).step_by(S::LANES) {
+        // SAFETY: lane + LANES ≤ 16.
+        unsafe {
+            let p = corrections.as_mut_ptr().add(lane);
+            s.store(p, exp(s, s.load(p)));
+        }
+    }
+    for (q, scores) in scores.iter_mut().enumerate() {
+        let mut lanes = [0.0; 16];
+        let max = s.splat(softmax[q].max);
+        for lane in (0..16).step_by(S::LANES) {
+            let mut sum = s.splat(0.0);
+            for group in 0..4 {
+                // SAFETY: as above.
+                unsafe {
+                    let p = scores.as_mut_ptr().add(group * 16 + lane);
+                    let weight = exp(s, s.sub(s.load(p), max));
+                    s.store(p, weight);
+                    sum = s.add(sum, weight);
+                }
+            }
+            // SAFETY: lane + LANES ≤ 16.
+            unsafe { s.store(lanes.as_mut_ptr().add(lane), sum) };
+        }
+        softmax[q].sum = softmax[q].sum * corrections[q] + sum16(&lanes);
+    }
+    corrections
 }
 
 /// `values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]`
@@ -234,6 +331,7 @@ fn soften<S: Simd>(s: S, scores: &mut [f32; PAGE_TOKENS], softmax: &mut Softmax)
 /// # Safety
 /// `rows` is `[64, head_dim]`.
 #[allow(clippy::needless_range_loop, reason = "q runs over four arrays at once")]
+#[allow(clippy::too_many_arguments, reason = "all that a block has")]
 #[inline(always)]
 unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
     s: S,
@@ -241,9 +339,11 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
     filled: usize,
     head_dim: usize,
     weights: &[[f32; PAGE_TOKENS]; N],
-    corrections: &[f32; N],
+    corrections: &[f32; 16],
     values: &mut [f32],
+    next: *const E,
 ) {
+    let next_rows = next.wrapping_add(PAGE_TOKENS * head_dim);
     let mut at = 0;
     while at < head_dim {
         let two = at + 2 * S::LANES <= head_dim;
@@ -258,6 +358,7 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
             }
             for key in 0..filled {
                 let row = rows.add(key * head_dim);
+                s.prefetch(next_rows.wrapping_add(key * head_dim + at));
                 let value = [E::load(s, row.add(at)), E::load(s, row.add(next))];
                 for q in 0..N {
                     let weight = s.splat(*weights[q].get_unchecked(key));

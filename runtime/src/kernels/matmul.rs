@@ -165,10 +165,12 @@ impl Op for GatedMatMul<'_> {
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
                 for half in 0..TILE / S::LANES {
-                    let mut gates = [s.splat(0.0); GROUP];
-                    let mut ups = [s.splat(0.0); GROUP];
-                    product(s, &gate, half, token, group, &mut gates);
-                    product(s, &up, half, token, group, &mut ups);
+                    // One call for both: `product` is a lot of code, and all of it inlined.
+                    let mut sums = [[s.splat(0.0); GROUP]; 2];
+                    for (weights, sums) in [&gate, &up].into_iter().zip(&mut sums) {
+                        product(s, weights, half, token, group, sums);
+                    }
+                    let [gates, ups] = sums;
                     for i in 0..group {
                         let gated = s.mul(activate(s, self.activation, gates[i]), ups[i]);
                         // SAFETY: as in `MatMul`.

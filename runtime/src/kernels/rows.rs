@@ -120,6 +120,19 @@ impl Op for Rope<'_> {
     }
 }
 
+/// The largest value; of none, −∞. NaN counts for nothing.
+pub fn largest(x: &[f32]) -> f32 {
+    // Lanes that do not wait for each other, which compilers turn into vectors by themselves.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (whole, rest) = x.as_chunks::<16>();
+    for chunk in whole {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |largest, &x| if x > largest { x } else { largest })
+}
+
 /// `ln Σ eˣ` of a row of logits of any length.
 pub struct LogSumExp<'a> {
     /// The logits.
@@ -133,7 +146,7 @@ impl Op for LogSumExp<'_> {
     fn run<S: Simd>(self, s: S) -> f64 {
         /// Lanes are summed in f32 over this many elements, then in f64.
         const CHUNK: usize = 1024;
-        let largest = self.x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let largest = largest(self.x);
         if !largest.is_finite() {
             return f64::from(largest);
         }

@@ -111,6 +111,12 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: Self::F) {
+        // SAFETY: the caller vouches for N elements.
+        unsafe { p.cast::<[u16; N]>().write_unaligned(x.map(|x| f16::from_f32(x).to_bits())) }
+    }
+
+    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> Self::W {
         // SAFETY: the caller vouches for 4 N elements.
         unsafe { p.cast::<Self::W>().read_unaligned() }

@@ -69,6 +69,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `p` is valid for `LANES` writes.
     unsafe fn store_i8(self, p: *mut i8, x: Self::F);
 
+    /// Rounds to the nearest f16, ties to even. Finite for |x| up to 65504.
+    /// # Safety
+    /// `p` is valid for `LANES` writes.
+    unsafe fn store_f16(self, p: *mut u16, x: Self::F);
+    /// Says that the cache line at `p` is wanted soon. `p` may point anywhere.
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        let _ = p;
+    }
+
     /// `LANES · 4` codes as they stand.
     /// # Safety
     /// `p` is valid for `LANES · 4` reads.
@@ -103,10 +113,18 @@ pub fn sum16(lanes: &[f32; 16]) -> f32 {
     tree[0]
 }
 
-/// The largest of sixteen lanes.
+/// The largest of sixteen lanes, as the same tree: a chain would wait for each comparison.
 #[inline(always)]
 pub fn max16(lanes: &[f32; 16]) -> f32 {
-    lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    let mut width = 8;
+    let mut tree = *lanes;
+    while width > 0 {
+        for i in 0..width {
+            tree[i] = if tree[i] > tree[i + width] { tree[i] } else { tree[i + width] };
+        }
+        width /= 2;
+    }
+    tree[0]
 }
 
 /// `eˣ` on each lane; x below −87.7 gives exactly 0, above 88 saturates.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::activations::{ActivationBlock, Quantize};
-use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, Softmax};
+use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, QUERIES, Softmax};
 use super::low_rank::ThinMatMul;
 use super::matmul::{GatedMatMul, Input, MatMul, Output, Store};
 use super::rows::{LogSumExp, RmsNorm, Rope};
@@ -265,8 +265,8 @@ fn attention<E: Element>() {
             let pages: Vec<_> = (0..tokens.div_ceil(PAGE_TOKENS))
                 .map(|i| page::<E>(head_dim, (tokens - i * PAGE_TOKENS).min(PAGE_TOKENS), &mut random))
                 .collect();
-            let queries = random.floats(4 * head_dim, 0.4);
-            for n in 1..=4usize.min(tokens) {
+            let queries = random.floats(QUERIES * head_dim, 0.4);
+            for n in 1..=QUERIES.min(tokens) {
                 let positions: Vec<usize> = (0..n).map(|q| tokens - n + q).collect();
                 let run = |kernel: Kernel, from: usize| {
                     let mut softmax = vec![Softmax::default(); n - from];

@@ -63,7 +63,10 @@ impl Engine {
             for head in 0..kv_heads {
                 let part = head * dim..(head + 1) * dim;
                 // SAFETY: the position is reserved, and this row's own.
-                unsafe { runs[token.run].sequence.write(token.position, index, head, &k[part.clone()], &v[part]) };
+                unsafe {
+                    let sequence = &runs[token.run].sequence;
+                    sequence.write(kernel, token.position, (index, head), &k[part.clone()], &v[part]);
+                }
             }
         });
     }

@@ -428,11 +428,11 @@ impl Engine {
         let spans = if split { &self.scratch.spans[..] } else { &whole };
         let (kernel, workers, reduced) = (self.kernel, &self.workers, &self.scratch.reduced[..]);
         let tiles = gate.matrix.tiles();
-        let step = share(tiles, self.pool.threads());
-        self.pool.run(tiles.div_ceil(step), |job, worker| {
+        let cut = Cut::new(tiles, self.pool.threads());
+        self.pool.run(cut.jobs(), |job, worker| {
             // SAFETY: this job's worker; tiles of jobs are disjoint.
             let scratch = unsafe { &mut workers.get(worker).tiles };
-            let tiles = job * step..((job + 1) * step).min(tiles);
+            let tiles = cut.tiles(job);
             for Span { rows, adapted } in spans {
                 let (input, output) = (inputs.0.rows(rows.clone(), hidden), output.rows(rows.clone()));
                 if !adapted {
@@ -550,10 +550,10 @@ impl Engine {
         let (kernel, workers, codes) = (self.kernel, &self.workers, &self.scratch.codes[..]);
         let (reduced, spans) = (&self.scratch.reduced[..], &self.scratch.spans[..]);
         let total: usize = linears.iter().map(|linear| linear.matrix.tiles()).sum();
-        let step = share(total, self.pool.threads());
+        let cut = Cut::new(total, self.pool.threads());
         let base = Output { tokens, ..Output::new(out, stride) };
-        self.pool.run(total.div_ceil(step), |job, worker| {
-            let (mut from, to) = (job * step, ((job + 1) * step).min(total));
+        self.pool.run(cut.jobs(), |job, worker| {
+            let Range { start: mut from, end: to } = cut.tiles(job);
             let mut first = 0;
             for (slot, &Linear { matrix, pair }) in linears.iter().enumerate() {
                 let end = first + matrix.tiles();
@@ -663,10 +663,39 @@ fn expand(
     kernel.run(ThinMatMul { matrix: &pair.b, tiles, x, x_stride, scale: 1.0, output, store: Store::Add });
 }
 
-/// Tiles in a job: a few jobs for each thread, so that an interrupted one delays little.
-fn share(tiles: usize, threads: usize) -> usize {
-    const JOBS_PER_THREAD: usize = 6;
-    if threads == 1 { tiles.max(1) } else { tiles.div_ceil(threads * JOBS_PER_THREAD).max(1) }
+/// Tiles cut into jobs: half of them in one large job for each thread, half of the rest in the
+/// next ones, and so on down to single tiles. Large jobs stream memory well, and with small ones
+/// at the end all threads come to it together, also where one of them was interrupted.
+#[derive(Clone, Copy)]
+struct Cut {
+    tiles: usize,
+    threads: usize,
+    /// Rounds of `threads` jobs each; what is left after them are single tiles.
+    rounds: usize,
+}
+
+impl Cut {
+    fn new(tiles: usize, threads: usize) -> Self {
+        Self { tiles, threads, rounds: (tiles / threads).checked_ilog2().unwrap_or(0) as usize }
+    }
+
+    fn jobs(&self) -> usize {
+        if self.threads == 1 { 1 } else { self.rounds * self.threads + (self.tiles >> self.rounds) }
+    }
+
+    fn tiles(&self, job: usize) -> Range<usize> {
+        if self.threads == 1 {
+            return 0..self.tiles;
+        }
+        let (round, place) = (job / self.threads, job % self.threads);
+        if round >= self.rounds {
+            let left = self.rounds * self.threads + (self.tiles >> self.rounds) - job;
+            return self.tiles - left..self.tiles - left + 1;
+        }
+        let (start, end) = (self.tiles - (self.tiles >> round), self.tiles - (self.tiles >> (round + 1)));
+        let at = |place: usize| start + (end - start) * place / self.threads;
+        at(place)..at(place + 1)
+    }
 }
 
 /// Calls `job` for each row: on the calling thread where they are few.
@@ -677,5 +706,30 @@ fn each_row(pool: &mut Pool, rows: usize, job: impl Fn(usize) + Sync) {
         (0..rows).for_each(job);
     } else {
         pool.run(rows.div_ceil(ROWS), |index, _| (index * ROWS..((index + 1) * ROWS).min(rows)).for_each(&job));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cut;
+
+    #[test]
+    fn jobs_are_all_tiles_once_and_end_small() {
+        for threads in 1..9 {
+            for tiles in (0..200).chain([3072]) {
+                let cut = Cut::new(tiles, threads);
+                let mut end = 0;
+                for job in 0..cut.jobs() {
+                    let range = cut.tiles(job);
+                    assert_eq!(range.start, end, "{tiles} tiles, {threads} threads");
+                    end = range.end;
+                    assert!(threads == 1 || range.len() <= tiles.div_ceil(2 * threads).max(1));
+                }
+                assert_eq!(end, tiles);
+                if threads > 1 && tiles > 0 {
+                    assert_eq!(cut.tiles(cut.jobs() - 1).len(), 1);
+                }
+            }
+        }
     }
 }

@@ -139,6 +139,23 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: float32x4_t) {
+        // As in `load_f16`.
+        unsafe {
+            let bits: uint16x4_t;
+            asm!("fcvtn {0:v}.4h, {1:v}.4s", lateout(vreg) bits, in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags));
+            vst1_u16(p, bits);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        // A hint that cannot fault.
+        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
+
+    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> uint8x16_t {
         unsafe { vld1q_u8(p) }
     }

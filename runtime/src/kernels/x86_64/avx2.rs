@@ -122,6 +122,16 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: __m256) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> __m256i {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }

@@ -124,6 +124,16 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, x: __m512) {
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }

@@ -1,21 +1,25 @@
 //! `critic bench`: the speed of this machine, at one model.
 
+mod batches;
+mod cases;
+mod limits;
+
 use std::ops::ControlFlow::Continue;
-use std::path::Path;
 use std::time::Instant;
 
 use critic::adapter::NEVER;
-use critic::critique::Context;
 use critic::sampler::argmax;
 use critic::transformer::Logits;
-use critic::{Critique, Model, Precision, Request, Session};
-use serde::{Deserialize, Serialize};
+use critic::{Model, Precision, Session};
+use serde::Serialize;
 
 use crate::args::BenchArgs;
 use crate::commands::first_finding::{FirstFinding, first_finding};
 use crate::failure::Failure;
 use crate::output::{json, line};
-use crate::text::read_file;
+use batches::Batch;
+use cases::CaseAnswer;
+use limits::Limits;
 
 #[derive(Serialize)]
 struct Answer {
@@ -30,43 +34,21 @@ struct Answer {
     first_token_ms: f64,
     /// Null where the system does not say.
     resident_bytes: Option<u64>,
+    /// Those of them that are this process's alone: without the mapped model.
+    private_bytes: Option<u64>,
     model_bytes: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    batches: Vec<Batch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cases: Option<Vec<CaseAnswer>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_finding: Option<FirstFinding>,
 }
 
-/// One conversation with all its texts given.
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    kind: String,
-    #[serde(default)]
-    task: String,
-    prompt: String,
-    draft: String,
-    critique: String,
-    refinement: String,
-}
-
-#[derive(Serialize)]
-struct CaseAnswer {
-    name: String,
-    kind: String,
-    /// Tokens of the task, the draft and the instructions.
-    prompt_tokens: usize,
-    critique_tokens: usize,
-    refinement_tokens: usize,
-    prefill_ms: f64,
-    critique_ms: f64,
-    refinement_ms: f64,
-    /// All of it.
-    ms: f64,
-}
-
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
-    let cases = args.cases.as_deref().map(read_cases).transpose()?;
+    let cases = args.cases.as_deref().map(cases::read).transpose()?;
     let path = args.model.path()?;
     let started = Instant::now();
     let model = args.model.open_at(&path)?;
@@ -99,7 +81,10 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         }
         decode.push(generated as f64 * 1e3 / ms(started));
     }
-    let cases = cases.map(|cases| cases.iter().map(|case| run_case(&mut session, case)).collect()).transpose()?;
+    let (resident_bytes, private_bytes) = (memory("VmRSS:"), memory("RssAnon:"));
+    let batches = batches::measure(&model, &session, &tokens[..depth], &args.batch, args.repeat)?;
+    let limits = args.limits.then(|| limits::measure(&model, session.threads(), args.repeat));
+    let cases = cases.map(|cases| cases::measure(&mut session, &cases, args.repeat)).transpose()?;
     let first_finding =
         args.findings.as_deref().map(|file| first_finding(&mut session, file, args.repeat)).transpose()?;
     let answer = Answer {
@@ -110,8 +95,11 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         decode_tokens_per_second: median(&mut decode),
         open_ms,
         first_token_ms,
-        resident_bytes: resident_bytes(),
+        resident_bytes,
+        private_bytes,
         model_bytes: model.file().len(),
+        batches,
+        limits,
         cases,
         first_finding,
     };
@@ -147,61 +135,7 @@ fn arbitrary_tokens(model: &Model, count: usize) -> Vec<u32> {
     if text.len() == count { text } else { vec![0; count] }
 }
 
-fn read_cases(path: &Path) -> Result<Vec<Case>, Failure> {
-    let text = read_file(path)?;
-    serde_json::from_str(&text).map_err(|error| Failure::file(path, format!("not a list of cases: {error}")))
-}
-
-/// The loop with both texts forced: each of their tokens is evaluated alone, as decoding does.
-fn run_case(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
-    let model = session.model().clone();
-    let request = Request {
-        task: case.task.clone(),
-        prompt: case.prompt.clone(),
-        response: case.draft.clone(),
-        ..Request::default()
-    };
-    let critique = Critique::given(&case.critique, &model);
-    let before = critic::critique::conversation(&model, &request)?.tokens().to_vec();
-    let with_critique = {
-        let mut chat = critic::critique::conversation(&model, &request)?;
-        chat.text(&case.critique);
-        chat.tokens().to_vec()
-    };
-    let asked = critic::refine::conversation(&model, &request, &critique)?.tokens().to_vec();
-    let whole = {
-        let mut chat = critic::refine::conversation(&model, &request, &critique)?;
-        chat.text(&case.refinement);
-        chat.tokens().to_vec()
-    };
-    session.reset();
-    let adapted_from = session.critique_adapted_from(&Context::new(&model, &request)?);
-    let mut forced = |from: usize, tokens: &[u32], adapted_from: usize| {
-        let started = Instant::now();
-        for end in from + 1..=tokens.len() {
-            evaluate_from(session, &tokens[..end], adapted_from, Logits::Last)?;
-        }
-        Ok::<_, Failure>(ms(started))
-    };
-    let started = Instant::now();
-    // Reading ends where decoding begins.
-    let read = forced(before.len() - 1, &before, adapted_from)?;
-    let critique_ms = forced(before.len(), &with_critique, adapted_from)?;
-    let instruction = forced(asked.len() - 1, &asked, NEVER)?;
-    let refinement_ms = forced(asked.len(), &whole, NEVER)?;
-    Ok(CaseAnswer {
-        name: case.name.clone(),
-        kind: case.kind.clone(),
-        prompt_tokens: before.len() + asked.len() - with_critique.len(),
-        critique_tokens: with_critique.len() - before.len(),
-        refinement_tokens: whole.len() - asked.len(),
-        prefill_ms: read + instruction,
-        critique_ms,
-        refinement_ms,
-        ms: ms(started),
-    })
-}
-
+/// Milliseconds since `since`.
 pub fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
@@ -213,10 +147,10 @@ pub fn median(values: &mut [f64]) -> f64 {
     if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
 }
 
-/// Memory of this process that is in RAM, mapped files included.
-fn resident_bytes() -> Option<u64> {
+/// A figure of this process's memory that is in RAM, where the system gives it.
+fn memory(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -242,17 +176,28 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
     if let Some(bytes) = answer.resident_bytes {
         out += &format!("resident     {:>9.1} MB\n", bytes as f64 / 1e6);
     }
+    if let Some(bytes) = answer.private_bytes {
+        out += &format!("private      {:>9.1} MB\n", bytes as f64 / 1e6);
+    }
     out += &format!("model        {:>9.1} MB", answer.model_bytes as f64 / 1e6);
     if let Some(times) = &answer.first_finding {
         out += &format!("\n{times}");
     }
-    for case in answer.cases.iter().flatten() {
-        let CaseAnswer { name, kind, prompt_tokens, critique_tokens, refinement_tokens, .. } = case;
+    for batch in &answer.batches {
         out += &format!(
-            "\n{name} ({kind}): {:.0} ms = {:.0} to read {prompt_tokens} + {:.0} for a critique of {critique_tokens} \
-             + {:.0} for a refinement of {refinement_tokens} tokens",
-            case.ms, case.prefill_ms, case.critique_ms, case.refinement_ms
+            "\nbatch of {}: {:.2} ms as one text, {:.2} ms as so many texts",
+            batch.tokens, batch.ms, batch.candidates_ms
         );
+    }
+    if let Some(limits) = &answer.limits {
+        out += &format!(
+            "\nreads        {:>9.1} GB/s: at most {:.1} tokens/s",
+            limits.read_bytes_per_second / 1e9,
+            limits.decode_tokens_per_second
+        );
+    }
+    for case in answer.cases.iter().flatten() {
+        out += &format!("\n{case}");
     }
     out
 }
