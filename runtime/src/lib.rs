@@ -69,5 +69,5 @@ pub use model::Model;
 pub use refine::{Host, Message, Refinement, Role};
 pub use sampler::Sampling;
 pub use session::{
-    AdapterUse, CancelToken, GenerateOptions, Generation, Progress, Session, SessionOptions, Stop, Timings,
+    AdapterUse, BatchPrompt, CancelToken, GenerateOptions, Generation, Progress, Session, SessionOptions, Stop, Timings,
 };

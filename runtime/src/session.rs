@@ -106,6 +106,19 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
 }
 
+/// A prompt among others of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPrompt<'a> {
+    /// What is continued.
+    pub tokens: &'a [u32],
+    /// Index of the first token on which the adapter acts; [`NEVER`] is the base model.
+    pub adapted_from: usize,
+    /// Key of its draws, in place of the sampling's.
+    pub seed: u64,
+    /// Tells apart continuations that share a seed.
+    pub candidate: usize,
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -289,26 +302,68 @@ impl Session {
         let started = Instant::now();
         let room = self.context - prompt.len();
         let max_tokens = if options.max_tokens == 0 { room } else { options.max_tokens.min(room) };
-        let mut branches: Vec<Branch> = (0..count).map(|_| Branch::new(&self.sequence, &options.stop)).collect();
-        for (candidate, branch) in branches.iter_mut().enumerate() {
-            self.advance(branch, candidate, &first, options, max_tokens);
+        let new = |candidate| Branch::new(&self.sequence, options, candidate, max_tokens);
+        let mut branches: Vec<Branch> = (0..count).map(new).collect();
+        for branch in &mut branches {
+            self.advance(branch, &first);
         }
+        self.finish_branches(&mut branches, started, on_progress)?;
+        Ok(branches.into_iter().map(Branch::finish).collect())
+    }
+
+    /// Continuations of several prompts, decoded as one batch: each is what the prompt alone would
+    /// give. Prompts that follow one another share the evaluation of what they begin with alike.
+    pub fn generate_batch(
+        &mut self,
+        prompts: &[BatchPrompt],
+        options: &GenerateOptions,
+        on_progress: &mut OnProgress,
+    ) -> Result<Vec<Generation>> {
+        options.sampling.validate()?;
+        let mut first = try_zeroed::<f32>(self.model.config().vocab_size)?;
+        let mut branches = Vec::with_capacity(prompts.len());
+        let mut previous: Option<&BatchPrompt> = None;
+        for prompt in prompts {
+            // Candidates of one prompt differ in what is drawn alone.
+            if previous.is_none_or(|p| p.tokens != prompt.tokens || p.adapted_from != prompt.adapted_from) {
+                let first_logits = &mut |_: usize, logits: &[f32]| first.copy_from_slice(logits);
+                self.prefill_from(prompt.tokens, prompt.adapted_from, Logits::Last, on_progress, first_logits)?;
+            }
+            previous = Some(prompt);
+            let room = self.context - prompt.tokens.len();
+            let max_tokens = if options.max_tokens == 0 { room } else { options.max_tokens.min(room) };
+            let mut branch = Branch::new(&self.sequence, options, prompt.candidate, max_tokens);
+            branch.sampling.seed = prompt.seed;
+            self.advance(&mut branch, &first);
+            branches.push(branch);
+        }
+        self.finish_branches(&mut branches, Instant::now(), on_progress)?;
+        Ok(branches.into_iter().map(|branch| branch.finish().0).collect())
+    }
+
+    /// Decodes until every branch has ended.
+    fn finish_branches(
+        &mut self,
+        branches: &mut [Branch],
+        started: Instant,
+        on_progress: &mut OnProgress,
+    ) -> Result<()> {
         loop {
-            if let Some(text) = branches[0].fresh.take()
+            if let Some(text) = branches.first_mut().and_then(|branch| branch.fresh.take())
                 && !text.is_empty()
                 && on_progress(Progress::Text(&text)).is_break()
             {
                 return Err(Error::Cancelled);
             }
-            let open: Vec<usize> = (0..count).filter(|&i| branches[i].stop.is_none()).collect();
+            let open: Vec<usize> = (0..branches.len()).filter(|&i| branches[i].stop.is_none()).collect();
             if open.is_empty() {
                 break;
             }
-            self.step(&mut branches, &open, options, max_tokens)?;
+            self.step(branches, &open)?;
         }
         self.timings.generated_tokens += branches.iter().map(|b| b.tokens().len()).sum::<usize>();
         self.timings.decode_ms += started.elapsed().as_secs_f64() * 1e3;
-        Ok(branches.into_iter().map(Branch::finish).collect())
+        Ok(())
     }
 
     /// Evaluates the newest token of each open branch as one batch and chooses the next ones.
@@ -316,8 +371,6 @@ impl Session {
         &mut self,
         branches: &mut [Branch],
         open: &[usize],
-        options: &GenerateOptions,
-        max_tokens: usize,
     ) -> Result<()> {
         let model = Arc::clone(&self.model);
         let newest: Vec<[u32; 1]> =
@@ -336,8 +389,7 @@ impl Session {
         let kernel = engine.kernel();
         let mut chosen = Vec::with_capacity(open.len());
         let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, _, logits| {
-            let branch = &branches[open[run]];
-            chosen.push(branch.choose(logits, kernel, sampler, &options.sampling, open[run]));
+            chosen.push(branches[open[run]].choose(logits, kernel, sampler));
         });
         drop(runs);
         for (&i, sequence) in open.iter().zip(sequences) {
@@ -345,24 +397,16 @@ impl Session {
         }
         self.seen(result)?;
         for (&i, (token, logprob)) in open.iter().zip(&chosen) {
-            branches[i].take(*token, *logprob, &model, max_tokens);
+            branches[i].take(*token, *logprob, &model);
         }
         Ok(())
     }
 
     /// Chooses a branch's first token.
-    fn advance(
-        &mut self,
-        branch: &mut Branch,
-        candidate: usize,
-        logits: &[f32],
-        options: &GenerateOptions,
-        max_tokens: usize,
-    ) {
-        let (token, logprob) =
-            branch.choose(logits, self.engine.kernel(), &mut self.sampler, &options.sampling, candidate);
+    fn advance(&mut self, branch: &mut Branch, logits: &[f32]) {
+        let (token, logprob) = branch.choose(logits, self.engine.kernel(), &mut self.sampler);
         let model = Arc::clone(&self.model);
-        branch.take(token, logprob, &model, max_tokens);
+        branch.take(token, logprob, &model);
     }
 
     /// Brings the session's sequence to hold exactly `tokens`, evaluating what it lacks;
@@ -522,6 +566,10 @@ pub fn log_probability(kernel: Kernel, logits: &[f32], token: u32) -> f64 {
 
 /// One continuation in the making.
 struct Branch {
+    sampling: Sampling,
+    /// Tells apart continuations that share a seed.
+    candidate: u64,
+    max_tokens: usize,
     sequence: Sequence,
     stream: TextStream,
     /// Prompt and generated tokens.
@@ -536,10 +584,13 @@ struct Branch {
 }
 
 impl Branch {
-    fn new(prefix: &Sequence, stops: &[String]) -> Self {
+    fn new(prefix: &Sequence, options: &GenerateOptions, candidate: usize, max_tokens: usize) -> Self {
         Self {
+            sampling: options.sampling.clone(),
+            candidate: candidate as u64,
+            max_tokens,
             sequence: prefix.fork(),
-            stream: TextStream::new(stops),
+            stream: TextStream::new(&options.stop),
             context: prefix.tokens().to_vec(),
             prompt: prefix.len(),
             logprob: 0.0,
@@ -555,19 +606,13 @@ impl Branch {
     }
 
     /// The next token and its log-probability.
-    fn choose(
-        &self,
-        logits: &[f32],
-        kernel: Kernel,
-        sampler: &mut Sampler,
-        sampling: &Sampling,
-        candidate: usize,
-    ) -> (u32, f64) {
-        let token = sampler.choose(logits, sampling, &self.context, candidate as u64);
+    fn choose(&self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler) -> (u32, f64) {
+        let token = sampler.choose(logits, &self.sampling, &self.context, self.candidate);
         (token, log_probability(kernel, logits, token))
     }
 
-    fn take(&mut self, token: u32, logprob: f64, model: &Model, max_tokens: usize) {
+    fn take(&mut self, token: u32, logprob: f64, model: &Model) {
+        let max_tokens = self.max_tokens;
         if max_tokens == 0 {
             self.stop = Some(Stop::Length);
             return;

@@ -1,6 +1,7 @@
 //! Trains critics. docs/trainer.md says how it is built.
 
 pub mod checkpoint;
+pub mod collect;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -11,12 +12,16 @@ pub mod metrics;
 pub mod model;
 pub mod objective;
 pub mod optim;
+pub mod pretrain;
 pub mod random;
 pub mod reference;
 pub mod report;
 pub mod run;
+pub mod sandbox;
 pub mod schedule;
 pub mod score;
+pub mod scratch;
+pub mod tasks;
 pub mod tensors;
 pub mod train;
 
