@@ -164,7 +164,7 @@ pub fn measured(path: &Path) -> Result<(Vec<StepMetrics>, Vec<EvaluationMetrics>
     Ok((read_lines(&path.join(METRICS))?, read_lines(&path.join(EVALUATIONS))?))
 }
 
-fn lock(folder: &Path) -> Result<File> {
+pub(crate) fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("run.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
     match file.try_lock() {

@@ -80,9 +80,14 @@ pub trait Author {
     /// Writes all of `asks`, in any order. An error of `done` ends it.
     fn write(&self, asks: &[Ask], done: &mut OnAnswers) -> Result<()>;
 
-    /// The utility advantage of critiques of a draft, and the threshold above which one is acted on:
-    /// `None` where the author has no adapter that estimates it.
+    /// The utility advantage of each of a draft's critiques; `None` where the author has no adapter
+    /// that estimates it.
     fn advantages(&self, _problem: &Problem, _draft: &str, _critiques: &[&str]) -> Result<Option<Vec<f64>>> {
         Ok(None)
+    }
+
+    /// The utility advantage above which a critique is acted on.
+    fn threshold(&self) -> f64 {
+        0.0
     }
 }

@@ -195,4 +195,8 @@ impl Author for Local {
         let keep = keep.log_ratio();
         Ok(Some(critiques.iter().map(|score| utility_advantage(score.log_ratio(), keep, beta)).collect()))
     }
+
+    fn threshold(&self) -> f64 {
+        self.model.adapter().map_or(0.0, |adapter| f64::from(adapter.spec.threshold))
+    }
 }

@@ -1,7 +1,6 @@
 //! Critique utility: what was collected about a draft, what its critiques are worth, and which groups say
 //! something.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};

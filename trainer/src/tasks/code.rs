@@ -121,7 +121,8 @@ const TEMPLATES: &[Template] = &[
     |random, size| {
         let k = 2 + random.below(2 + size);
         let tests = (0..4).map(|_| {
-            let values = list(random, k + random.below(3 + size), 20);
+            let length = k + random.below(3 + size);
+            let values = list(random, length, 20);
             let chunks: Vec<&[i64]> = values.chunks(k).collect();
             format!("assert chunks({values:?}) == {chunks:?}")
         });

@@ -57,7 +57,7 @@ fn problem(random: &mut Random, size: usize, request: String) -> Problem {
 }
 
 fn topic(random: &mut Random) -> &'static str {
-    random.pick(TOPICS)
+    TOPICS[random.below(TOPICS.len())]
 }
 
 const TEMPLATES: &[Template] = &[
