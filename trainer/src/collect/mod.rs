@@ -8,6 +8,7 @@
 //! ```
 
 pub mod author;
+pub mod endpoint;
 pub mod fixed;
 pub mod judge;
 pub mod ledger;
@@ -17,6 +18,7 @@ pub mod say;
 pub mod utility;
 
 pub use author::{Answer, Ask, Author, Part, Written};
+pub use endpoint::{Endpoint, EndpointOptions, Secret};
 pub use ledger::Ledger;
 pub use local::{Local, LocalOptions};
 pub use pipeline::{Cast, CollectOptions, CritiqueJudge, Pipeline, Progress, Subject};
