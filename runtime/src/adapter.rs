@@ -11,6 +11,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::file::{AdapterSpec, Config, ModelFile, PlannedTensor, Provenance, key, write_model};
 use crate::quant::{Format, Matrix, MatrixBuilder};
@@ -22,7 +24,8 @@ pub const MAX_RANK: usize = 1024;
 const PREFIX: &str = "adapter.";
 
 /// A linear layer that an adapter can add to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// Queries.
     Q,

@@ -85,6 +85,8 @@ pub fn available() -> Vec<String> {
     let mut names = Vec::new();
     #[cfg(feature = "flex")]
     names.push("flex".to_owned());
+    // Graphics devices that are not here are still listed where looking for one is not possible
+    // without a driver: opening says so.
     #[cfg(feature = "wgpu")]
     names.push("wgpu".to_owned());
     #[cfg(feature = "vulkan")]
@@ -92,6 +94,11 @@ pub fn available() -> Vec<String> {
     #[cfg(feature = "cuda")]
     names.extend((0..Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()).map(|i| format!("cuda:{i}")));
     names
+}
+
+/// Families that this build does not have.
+pub fn missing() -> Vec<&'static str> {
+    FAMILIES.iter().filter(|(_, present)| !present).map(|(family, _)| *family).collect()
 }
 
 #[cfg(feature = "wgpu")]

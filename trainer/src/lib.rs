@@ -1,5 +1,6 @@
 //! Trains critics. docs/trainer.md says how it is built.
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod collect;
 pub mod data;
@@ -8,7 +9,9 @@ pub mod error;
 pub mod eval;
 pub mod evaluate;
 pub mod exchange;
+pub mod export;
 pub mod files;
+pub mod job;
 pub mod memory;
 pub mod metrics;
 pub mod model;

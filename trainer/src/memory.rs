@@ -27,11 +27,12 @@ impl Default for Limits {
 pub fn weight_bytes(policy: &Policy) -> usize {
     let mut base = 0;
     policy.base.map(&mut |_, tensor| {
-        base += tensor.dims().iter().product::<usize>();
+        base += tensor.dims().iter().product::<usize>() * tensor.dtype().size();
         tensor.clone()
     });
     let trained: usize = policy.parameters().iter().map(|(_, tensor)| tensor.dims().iter().product::<usize>()).sum();
-    4 * (base + 5 * trained)
+    // In f32, whatever the base is in.
+    base + 4 * 5 * trained
 }
 
 /// Bytes of the graph of `rows` rows that attend to `keys` keys: values that the backward pass of each

@@ -52,16 +52,16 @@ pub fn fingerprint(policy: &Policy, model: &str, groups: &[EncodedGroup], limits
 impl Reference {
     /// Scores all groups with the adapter in place and zero, by the operations that training
     /// uses: while the adapter is zero, log p_θ − log p_ref is 0.0. Without an adapter the policy as it
-    /// is now is the reference. `progress` is told how many groups are done.
+    /// is now is the reference. `progress` is told how many groups are done, and may stop it by an error.
     pub fn compute(
         policy: &Policy,
         groups: &[EncodedGroup],
         limits: &Limits,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let policy = zeroed(policy);
         let one = |(done, group): (usize, &EncodedGroup)| {
-            progress(done);
+            progress(done)?;
             let (critiques, keep) = score_with_keep(&policy, group, limits)?;
             Ok(GroupReference { critiques, keep })
         };

@@ -24,6 +24,9 @@ pub struct RunDescription {
     pub model: InputFile,
     /// The scored critiques.
     pub data: InputFile,
+    /// The adapter that training began with, if not with a fresh one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InputFile>,
     /// Every option that changes what is computed.
     pub options: Value,
 }
@@ -31,8 +34,10 @@ pub struct RunDescription {
 /// A file or folder that a run is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputFile {
-    /// Its name, without its folder: it may lie elsewhere when the run goes on.
+    /// Its name, without its folder.
     pub name: String,
+    /// Where it was when the run began; it may lie elsewhere when the run goes on.
+    pub path: PathBuf,
     /// Its SHA-256.
     pub sha256: String,
 }
@@ -42,14 +47,14 @@ impl InputFile {
     pub fn of(path: &Path) -> Result<Self> {
         let whole = path.canonicalize().map_err(Error::io(path))?;
         let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, sha256: files::sha256(path)? })
+        Ok(Self { name, path: whole, sha256: files::sha256(path)? })
     }
 }
 
 impl RunDescription {
     /// A run of this version.
     pub fn new(model: InputFile, data: InputFile, options: Value) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), model, data, options }
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), model, data, init: None, options }
     }
 
     /// What differs from `there`, a description that was found: one line for each field.
@@ -57,8 +62,13 @@ impl RunDescription {
         let json = |description: &Self| serde_json::to_value(description).expect("a description is JSON");
         let mut found = Vec::new();
         differ("", &json(there), &json(self), &mut found);
-        // A file may be renamed; what is in it counts.
-        found.retain(|line| !line.starts_with("model.name ") && !line.starts_with("data.name "));
+        // A file may be moved and renamed; what is in it counts.
+        let place = |line: &String| {
+            let moved =
+                |file: &str| line.starts_with(&format!("{file}.name ")) || line.starts_with(&format!("{file}.path "));
+            ["model", "data", "init"].into_iter().any(moved)
+        };
+        found.retain(|line| !place(line));
         found
     }
 }
@@ -88,6 +98,14 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
+    /// Begins the run that `description` describes in `path`, or goes on with it.
+    pub fn open(path: &Path, description: &RunDescription) -> Result<Self> {
+        match path.join(DESCRIPTION).exists() {
+            true => Self::resume(path, description),
+            false => Self::create(path, description),
+        }
+    }
+
     /// Begins a run in `path`, which must not hold one.
     pub fn create(path: &Path, description: &RunDescription) -> Result<Self> {
         fs::create_dir_all(path).map_err(Error::io(path))?;
@@ -143,11 +161,25 @@ impl RunDirectory {
         Journal::open(&self.path.join(EVALUATIONS), step)
     }
 
+    /// Where a trained adapter goes.
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join(ADAPTER)
+    }
+
+    /// Where trained weights go.
+    pub fn weights(&self) -> PathBuf {
+        self.path.join(WEIGHTS)
+    }
+
     fn description_path(&self) -> PathBuf {
         self.path.join(DESCRIPTION)
     }
 }
 
+/// Folder of the trained adapter.
+pub(crate) const ADAPTER: &str = "adapter";
+/// The trained weights, where there is no adapter.
+pub(crate) const WEIGHTS: &str = "weights.safetensors";
 const DESCRIPTION: &str = "run.json";
 const METRICS: &str = "metrics.jsonl";
 const EVALUATIONS: &str = "evaluations.jsonl";
@@ -230,6 +262,11 @@ impl<T: Line> Journal<T> {
         Ok(Self { path: path.to_owned(), file, len, line: std::marker::PhantomData })
     }
 
+    /// Whether it has no lines.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Adds a line. On failure the file is as it was.
     pub fn append(&mut self, line: &T) -> Result<()> {
         let mut bytes = serde_json::to_vec(line).expect("metrics are JSON");
@@ -274,7 +311,7 @@ pub(crate) mod tests {
     use serde_json::json;
 
     fn description(beta: f64) -> RunDescription {
-        let file = |name: &str| InputFile { name: name.into(), sha256: format!("sum of {name}") };
+        let file = |name: &str| InputFile { name: name.into(), path: name.into(), sha256: format!("sum of {name}") };
         RunDescription::new(file("model.critic"), file("data.jsonl"), json!({"beta": beta, "lora": {"rank": 8}}))
     }
 
@@ -306,7 +343,8 @@ pub(crate) mod tests {
             assert!(message.contains(part), "{message}");
         }
         let mut renamed = description(0.1);
-        renamed.model.name = "elsewhere.critic".into();
+        renamed.model.name = "renamed.critic".into();
+        renamed.model.path = "/elsewhere/renamed.critic".into();
         drop(RunDirectory::resume(&path, &renamed).unwrap());
         assert_eq!(describe(&path).unwrap(), description(0.1));
     }

@@ -41,7 +41,7 @@ fn runtime_logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let mut engine = Engine::new(model.config(), Kernel::best(), 1, Precision::Exact).expect("memory");
     let mut sequence = engine.sequence();
     let mut all = Vec::new();
-    let mut runs = [Run { sequence: &mut sequence, tokens, logits: Logits::All }];
+    let mut runs = [Run { sequence: &mut sequence, tokens, logits: Logits::All, adapted: false }];
     engine
         .forward(model.weights(), &mut runs, &Default::default(), &mut |_, _, logits| all.extend_from_slice(logits))
         .expect("a pass");

@@ -66,7 +66,7 @@ fn groups(count: usize, vocab: usize) -> Vec<EncodedGroup> {
 }
 
 fn reference(policy: &Policy, groups: &[EncodedGroup]) -> Reference {
-    Reference::compute(policy, groups, &Limits::default(), &mut |_| {}).expect("a reference")
+    Reference::compute(policy, groups, &Limits::default(), &mut |_| Ok(())).expect("a reference")
 }
 
 fn gradient_of(

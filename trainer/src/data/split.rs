@@ -1,17 +1,12 @@
 //! Which drafts are kept out of training.
 
-use sha2::{Digest, Sha256};
+use crate::random::share_of;
 
 /// Whether the draft named `id` is held out, where a `share` of all is. Depends on nothing but
 /// these: drafts that are added, removed or moved leave the others where they are.
 pub fn is_held_out(id: &str, seed: u64, share: f64) -> bool {
-    let mut hash = Sha256::new();
-    hash.update(seed.to_le_bytes());
-    hash.update(id);
-    let digest = hash.finalize();
-    let bits = u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
-    // 53 bits are what f64 holds: in [0, 1), so that a share of 1 is everything.
-    ((bits >> 11) as f64 / (1u64 << 53) as f64) < share
+    // In [0, 1), so that a share of 1 is everything.
+    share_of(seed, "held out", id) < share
 }
 
 #[cfg(test)]

@@ -1,62 +1,12 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685): y += scale · B·A·x.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use critic::adapter::Target;
 use critic::file::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::random::Random;
-
-/// A matrix of a block that a pair belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// Queries.
-    Q,
-    /// Keys.
-    K,
-    /// Values.
-    V,
-    /// Attention's output.
-    O,
-    /// The MLP's gate.
-    Gate,
-    /// The MLP's other input projection.
-    Up,
-    /// The MLP's output.
-    Down,
-}
-
-impl Target {
-    /// Every matrix of a block.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// The name that the matrix has in a model file, after `layers.N.`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q => "attention.q",
-            Self::K => "attention.k",
-            Self::V => "attention.v",
-            Self::O => "attention.o",
-            Self::Gate => "mlp.gate",
-            Self::Up => "mlp.up",
-            Self::Down => "mlp.down",
-        }
-    }
-
-    /// `[out, in]` of the matrix.
-    pub fn shape(self, config: &Config) -> [usize; 2] {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (heads, kv_heads) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        match self {
-            Self::Q => [heads, hidden],
-            Self::K | Self::V => [kv_heads, hidden],
-            Self::O => [hidden, heads],
-            Self::Gate | Self::Up => [inner, hidden],
-            Self::Down => [hidden, inner],
-        }
-    }
-}
 
 /// What an adapter is like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,7 +109,7 @@ impl Adapter {
         for layer in 0..config.layers {
             let mut pairs = [const { None }; 7];
             for target in Target::ALL.into_iter().filter(|target| options.targets.contains(target)) {
-                let [out, input] = target.shape(config);
+                let (out, input) = target.shape(config);
                 let a = tensor(layer, target, "a", [rank, input])?;
                 let b = tensor(layer, target, "b", [out, rank])?;
                 pairs[target as usize] = Some(Pair { a, b });

@@ -98,7 +98,7 @@ impl Base {
         let vector = |values: &[f32]| vector_tensor(values, device);
         let optional = |values: &Option<critic::map::Slice<f32>>| values.as_ref().map(|values| vector(values));
         let projection =
-            |p: &critic::transformer::Projection| Projection { matrix: matrix(&p.matrix), bias: optional(&p.bias) };
+            |p: &critic::weights::Projection| Projection { matrix: matrix(&p.matrix), bias: optional(&p.bias) };
         let layers = weights.layers.iter().map(|layer| Layer {
             attention_norm: vector(&layer.attention_norm),
             q: projection(&layer.qkv[0]),

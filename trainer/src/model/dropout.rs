@@ -1,8 +1,8 @@
 //! Dropout of an adapter's inputs, whose masks are a function of what they are for.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use critic::adapter::Target;
 
-use super::adapter::Target;
 use super::tree::Tree;
 use crate::random::Random;
 

@@ -1,10 +1,13 @@
 //! The transformer's forward pass over the rows of a tree. What differs between families is
 //! data, as in the runtime, whose mathematics this is.
 
+use std::cell::RefCell;
+
 use burn::tensor::{DType, Tensor, activation};
+use critic::adapter::Target;
 use critic::file::{Activation, Config};
 
-use super::adapter::{Pair, Target};
+use super::adapter::Pair;
 use super::base::{Base, Layer};
 use super::dropout::Dropout;
 use super::policy::Policy;
@@ -30,13 +33,26 @@ impl Cache {
 /// Most rows of a prefix that are evaluated together: bounds the scores `[heads, rows, keys]`.
 const PREFILL_ROWS: usize = 512;
 
+/// Is shown what each matrix is multiplied with: layer, matrix, `[rows, in]`.
+pub type Observer<'a> = dyn FnMut(usize, Target, &Tensor<2>) + 'a;
+
 /// Keys and values of `tokens` from position 0 on, without the adapter.
 pub fn prefill(base: &Base, tokens: &[u32]) -> Cache {
+    prefill_observed(base, tokens, None)
+}
+
+/// The same, with what the matrices are multiplied with shown to `observer`.
+pub fn prefill_observed(base: &Base, tokens: &[u32], mut observer: Option<&mut Observer>) -> Cache {
     let policy = Policy { base: base.clone(), adapter: None };
     let mut cache = Cache::default();
     for chunk in tokens.chunks(PREFILL_ROWS) {
         let tree = Tree::trunk(cache.tokens, chunk);
-        cache = evaluate(&policy, &tree, &cache, None, true).1;
+        // Reborrowed by hand: a trait object's lifetime cannot be shortened inside an option.
+        let seen = match &mut observer {
+            Some(observer) => Some(&mut **observer as &mut Observer),
+            None => None,
+        };
+        cache = evaluate(&policy, &tree, &cache, None, seen, true).1;
     }
     cache
 }
@@ -44,7 +60,12 @@ pub fn prefill(base: &Base, tokens: &[u32]) -> Cache {
 /// Hidden states of the tree's rows after the last norm, `[rows, hidden]`. Rows attend to
 /// `cache`, to the trunk and to their own branch.
 pub fn forward(policy: &Policy, tree: &Tree, cache: &Cache, dropout: Option<&Dropout>) -> Tensor<2> {
-    evaluate(policy, tree, cache, dropout, false).0
+    evaluate(policy, tree, cache, dropout, None, false).0
+}
+
+/// [`forward`] without dropout, with what the matrices are multiplied with shown to `observer`.
+pub fn forward_observed(policy: &Policy, tree: &Tree, cache: &Cache, observer: &mut Observer) -> Tensor<2> {
+    evaluate(policy, tree, cache, None, Some(observer), false).0
 }
 
 /// The rows of one pass, and what they need in every layer.
@@ -52,6 +73,7 @@ struct Pass<'a> {
     config: &'a Config,
     tree: &'a Tree,
     dropout: Option<&'a Dropout>,
+    observer: RefCell<Option<&'a mut Observer<'a>>>,
     turns: [Option<Turns>; 2],
     /// Queries' turns: the attention's scale is in them.
     query_turns: [Option<Turns>; 2],
@@ -61,12 +83,21 @@ struct Pass<'a> {
 
 /// Hidden states, and with `fill` the cache that the rows leave (their branches do not matter
 /// then: it is for trunks) in place of hidden states.
-fn evaluate(policy: &Policy, tree: &Tree, cache: &Cache, dropout: Option<&Dropout>, fill: bool) -> (Tensor<2>, Cache) {
+fn evaluate<'a>(
+    policy: &'a Policy,
+    tree: &'a Tree,
+    cache: &Cache,
+    dropout: Option<&'a Dropout>,
+    observer: Option<&'a mut Observer<'a>>,
+    fill: bool,
+) -> (Tensor<2>, Cache) {
     let base = &policy.base;
     let config = &base.config;
     let turns = base.rotary.turns(&tree.positions);
     let query_turns = turns.clone().map(|turns| turns.map(|turns| turns.scaled(config.attention_scale)));
-    let mut pass = Pass { config, tree, dropout, turns, query_turns, masks: Vec::new(), cached: cache.tokens };
+    let observer = RefCell::new(observer);
+    let mut pass =
+        Pass { config, tree, dropout, observer, turns, query_turns, masks: Vec::new(), cached: cache.tokens };
     let rows = indices(tree.tokens.iter().map(|&token| token as usize), &base.device());
     let mut x = base.embedding.clone().select(0, rows).cast(DType::F32);
     if config.embedding_scale != 1.0 {
@@ -186,6 +217,9 @@ impl Block<'_> {
         weight: &Tensor<2>,
         bias: Option<&Tensor<2>>,
     ) -> Tensor<2> {
+        if let Some(observer) = pass.observer.borrow_mut().as_mut() {
+            observer(self.index, target, x);
+        }
         let dtype = self.base.precision.dtype();
         let product = |x: Tensor<2>, weight: &Tensor<2>| match dtype {
             DType::F32 => x.matmul(weight.clone().transpose()),

@@ -13,10 +13,11 @@ mod policy;
 mod rope;
 mod tree;
 
-pub use adapter::{Adapter, AdapterOptions, Pair, Target};
+pub use adapter::{Adapter, AdapterOptions, Pair};
 pub use base::{Base, Layer, Projection, load};
+pub use critic::adapter::Target;
 pub use dropout::Dropout;
-pub use forward::{Cache, forward, prefill};
+pub use forward::{Cache, Observer, forward, forward_observed, prefill, prefill_observed};
 pub use logprob::{LogProbs, log_probs, output_gradient};
 pub use policy::Policy;
 pub use tree::{GroupTree, Tree};

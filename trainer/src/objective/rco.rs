@@ -7,10 +7,13 @@
 //! L = 1/(2N) Σ_i r_i²,   r_i = log p_θ(c_i)/p(c_i) + log Z − CU_i/β,   ∂L/∂log p_θ(c_i) = r_i/N
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use super::{Evaluation, ScoredGroup, mean};
 
 /// How the logarithm of a group's normaliser Z is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Normalizer {
     /// From the utilities of the group's own critiques, which the reference wrote:
     /// Ẑ = (1/N) Σ exp(CU_i/β).

@@ -214,13 +214,17 @@ impl Report<'_> {
 
     /// Every option and its value.
     fn options(&self) -> Vec<(String, String)> {
-        let RunDescription { version, model, data, options } = self.description;
+        let RunDescription { version, model, data, init, options } = self.description;
         let mut rows = Vec::new();
         flatten("", options, &mut rows);
         rows.push(("model".into(), model.name.clone()));
         rows.push(("model SHA-256".into(), model.sha256.clone()));
         rows.push(("data".into(), data.name.clone()));
         rows.push(("data SHA-256".into(), data.sha256.clone()));
+        if let Some(init) = init {
+            rows.push(("init".into(), init.name.clone()));
+            rows.push(("init SHA-256".into(), init.sha256.clone()));
+        }
         rows.push(("critic-train".into(), version.clone()));
         rows
     }

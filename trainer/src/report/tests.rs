@@ -6,7 +6,11 @@ use crate::run::InputFile;
 use serde_json::json;
 
 fn description() -> RunDescription {
-    let file = |name: &str| InputFile { name: name.into(), sha256: "9f86d081884c7d659a2feaa0c55ad015".repeat(2) };
+    let file = |name: &str| InputFile {
+        name: name.into(),
+        path: name.into(),
+        sha256: "9f86d081884c7d659a2feaa0c55ad015".repeat(2),
+    };
     RunDescription::new(
         file("smollm2-135m.critic"),
         file("math & <code>.jsonl"),
@@ -21,7 +25,7 @@ fn description() -> RunDescription {
 /// A run that looks like one: falling losses, rising utility, points around the line.
 fn synthetic(steps: u64) -> (Vec<StepMetrics>, Vec<EvaluationMetrics>) {
     let mut random = Random::new(1, "synthetic", &[]);
-    let mut normal = move || (0..12).map(|_| random.unit()).sum::<f64>() - 6.0;
+    let mut normal = move || -> f64 { (0..12).map(|_| random.uniform()).sum::<f64>() - 6.0 };
     let schedule = crate::schedule::Schedule { peak: 2e-4, warmup: steps / 20, steps, floor: 0.1 };
     let progress = |step: u64| 1.0 - (-4.0 * step as f64 / steps as f64).exp();
     let trained = (1..=steps).map(|step| StepMetrics {
@@ -39,7 +43,7 @@ fn synthetic(steps: u64) -> (Vec<StepMetrics>, Vec<EvaluationMetrics>) {
     });
     let trained = trained.collect();
     let mut random = Random::new(1, "points", &[]);
-    let mut normal = move || (0..12).map(|_| random.unit()).sum::<f64>() - 6.0;
+    let mut normal = move || -> f64 { (0..12).map(|_| random.uniform()).sum::<f64>() - 6.0 };
     let evaluated = (0..=10).map(|at| {
         let step = at * steps / 10;
         let points = (0..240).map(|point| {

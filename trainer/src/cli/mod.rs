@@ -1,0 +1,59 @@
+//! Subcommands: arguments to options, and what a person sees meanwhile.
+
+mod devices;
+mod export;
+mod progress;
+mod signal;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use critic_trainer::Result;
+
+/// Trains critics: a critique is worth what its refinement gains.
+#[derive(Debug, Parser)]
+#[command(name = "critic-train", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Trains a critic on scored critiques; begun again with the same options, it goes on where it was.
+    Train(Box<train::TrainArgs>),
+    /// Goes on with a run as it was begun.
+    Resume(train::ResumeArgs),
+    /// Writes what a run trained as a model file, an adapter file, or GGUF.
+    Export(export::ExportArgs),
+    /// Writes a run's report.html, as far as the run has come.
+    Report(ReportArgs),
+    /// Lists the devices that this program can train on here.
+    Devices,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// Run directory.
+    run: PathBuf,
+}
+
+/// Runs one subcommand.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Train(args) => train::train(&args),
+        Command::Resume(args) => train::resume(args),
+        Command::Export(args) => export::run(&args),
+        Command::Report(args) => {
+            critic_trainer::report::write_report(&args.run)?;
+            println!("{}", args.run.join("report.html").display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Devices => {
+            devices::list();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
