@@ -100,8 +100,11 @@ pub struct Endpoint {
     not_before: Mutex<Instant>,
     succeeded: AtomicUsize,
     failed: AtomicUsize,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
+
+/// Says whether to stop: looked at while an endpoint is waited for.
+pub type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How an attempt went wrong.
 enum Fault {
@@ -115,7 +118,7 @@ enum Fault {
 
 impl Endpoint {
     /// An author at `options.url` that is told `prompts`. `stop` ends its waiting.
-    pub fn new(options: EndpointOptions, prompts: Prompts, key: Option<Secret>, stop: Arc<AtomicBool>) -> Result<Self> {
+    pub fn new(options: EndpointOptions, prompts: Prompts, key: Option<Secret>, stop: Stop) -> Result<Self> {
         let bad = |why: &str| Err(Error::invalid(format!("endpoint: {why}")));
         let Some(rest) = options.url.strip_prefix("http://").or_else(|| options.url.strip_prefix("https://")) else {
             return bad("url: expected an address that begins with http:// or https://");
@@ -204,7 +207,7 @@ impl Endpoint {
     }
 
     fn stopped(&self, abandoned: &AtomicBool) -> Result<()> {
-        let stopped = self.stop.load(Ordering::Relaxed) || abandoned.load(Ordering::Relaxed);
+        let stopped = (self.stop)() || abandoned.load(Ordering::Relaxed);
         if stopped { Err(Error::Cancelled) } else { Ok(()) }
     }
 
@@ -385,7 +388,7 @@ mod tests {
 
     #[test]
     fn addresses_with_keys_are_refused() {
-        let new = |url: &str| Endpoint::new(options(url), Prompts::default(), None, Arc::default()).map(|_| ());
+        let new = |url: &str| Endpoint::new(options(url), Prompts::default(), None, Arc::new(|| false)).map(|_| ());
         new("http://127.0.0.1:8080/v1").unwrap();
         for url in ["http://key@host/v1", "https://host/v1?key=x", "ftp://host", "host"] {
             assert!(new(url).is_err(), "{url}");
@@ -398,7 +401,7 @@ mod tests {
         assert_eq!(format!("{key:?}"), "[key]");
         assert_eq!(key.removed_from("bad key sk-very-secret!"), "bad key [key]!");
         let endpoint =
-            Endpoint::new(options("http://127.0.0.1:1/v1"), Prompts::default(), Some(key), Arc::default()).unwrap();
+            Endpoint::new(options("http://127.0.0.1:1/v1"), Prompts::default(), Some(key), Arc::new(|| false)).unwrap();
         assert!(!endpoint.describe().to_string().contains("secret"));
     }
 

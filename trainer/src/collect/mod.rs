@@ -14,12 +14,14 @@ pub mod judge;
 pub mod ledger;
 pub mod local;
 pub mod pipeline;
+pub mod run;
 pub mod say;
 pub mod utility;
 
 pub use author::{Answer, Ask, Author, Part, Written};
-pub use endpoint::{Endpoint, EndpointOptions, Secret};
+pub use endpoint::{Endpoint, EndpointOptions, Secret, Stop};
 pub use ledger::Ledger;
 pub use local::{Local, LocalOptions};
 pub use pipeline::{Cast, CollectOptions, CritiqueJudge, Pipeline, Progress, Subject};
+pub use run::{Summary, collect};
 pub use utility::{Collected, CollectedCritique, Filter, FilterCounts, utility, write_scored};

@@ -12,7 +12,7 @@ mod run;
 mod train;
 
 pub use manifest::{Manifest, StepRecord};
-pub use run::{Event, run};
+pub use run::{Event, run, write_summary};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
