@@ -179,6 +179,9 @@ pub struct Train {
     /// Most tokens of a draft's context with its longest critique.
     #[serde(default = "tokens")]
     pub max_tokens: usize,
+    /// Whether groups whose critiques all have the same utility take part.
+    #[serde(default)]
+    pub keep_flat: bool,
     /// AdamW.
     #[serde(default)]
     pub optimizer: OptimizerOptions,
