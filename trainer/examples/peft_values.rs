@@ -1,5 +1,5 @@
 //! Trains small adapters, saves them in PEFT's layout, and writes what they make of some critiques, for
-//! `trainer/tests/peft.py` to compute again: `cargo xtask check-peft` runs both.
+//! `trainer/tests/check_peft.py` to compute again: `cargo xtask check-peft` runs both.
 //!
 //! usage: peft_values FOLDER
 

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::metrics::{EvaluationMetrics, StepMetrics};
@@ -59,7 +60,11 @@ impl RunDescription {
 
     /// What differs from `there`, a description that was found: one line for each field.
     fn differences(&self, there: &Self) -> Vec<String> {
-        let json = |description: &Self| serde_json::to_value(description).expect("a description is JSON");
+        // Both through text: a number that was read is not always the one that was written, to the last bit.
+        let json = |description: &Self| -> Value {
+            let text = serde_json::to_string(description).expect("a description is JSON");
+            serde_json::from_str(&text).expect("just written")
+        };
         let mut found = Vec::new();
         differ("", &json(there), &json(self), &mut found);
         // A file may be moved and renamed; what is in it counts.
@@ -99,12 +104,25 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Begins the run that `description` describes in `path`, or goes on with it.
+    /// Begins the run that `description` describes in `path`, or goes on with it. A run that made
+    /// no checkpoint has nothing to lose: it may be begun otherwise.
     pub fn open(path: &Path, description: &RunDescription) -> Result<Self> {
-        match path.join(DESCRIPTION).exists() {
-            true => Self::resume(path, description),
-            false => Self::create(path, description),
+        if !path.join(DESCRIPTION).exists() {
+            return Self::create(path, description);
         }
+        let nothing_done = checkpoint::list(&path.join(CHECKPOINTS))?.is_empty();
+        if nothing_done && !description.differences(&describe(path)?).is_empty() {
+            let run = Self { path: path.to_owned(), _lock: lock(path)? };
+            for file in [METRICS, EVALUATIONS, DESCRIPTION] {
+                let file = path.join(file);
+                if file.exists() {
+                    fs::remove_file(&file).map_err(Error::io(&file))?;
+                }
+            }
+            drop(run);
+            return Self::create(path, description);
+        }
+        Self::resume(path, description)
     }
 
     /// Begins a run in `path`, which must not hold one.
@@ -149,7 +167,7 @@ impl RunDirectory {
 
     /// Where checkpoints lie.
     pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.path.join(CHECKPOINTS)
     }
 
     /// Opens `metrics.jsonl`, without the lines of steps after `step`.
@@ -181,6 +199,7 @@ impl RunDirectory {
 pub(crate) const ADAPTER: &str = "adapter";
 /// The trained weights, where there is no adapter.
 pub(crate) const WEIGHTS: &str = "weights.safetensors";
+const CHECKPOINTS: &str = "checkpoints";
 const DESCRIPTION: &str = "run.json";
 const METRICS: &str = "metrics.jsonl";
 const EVALUATIONS: &str = "evaluations.jsonl";

@@ -171,13 +171,13 @@ fn bad_input_is_named_and_nothing_is_lost() {
     std::fs::write(&bad, format!("{}{{\"id\": \"x\", \n", text)).expect("written");
     refused(&mut train(&at("a"), &bad), &["bad.jsonl, line 7"]);
     std::fs::write(&bad, "").expect("written");
-    refused(&mut train(&at("a2"), &bad), &["bad.jsonl", "no drafts"]);
+    refused(&mut train(&at("a"), &bad), &["bad.jsonl", "no drafts"]);
     refused(train(&at("b"), &good).args(["--max-tokens", "4"]), &["longer than 4 tokens"]);
     refused(train(&at("c"), &good).args(["--device", "abacus"]), &["abacus", "here are flex"]);
     if !cfg!(feature = "cuda") {
         refused(train(&at("c"), &good).args(["--device", "cuda"]), &["built without cuda", "--features cuda"]);
     }
-    refused(train(&at("c"), &good).args(["--precision", "bf16"]), &["bf16"]);
+    refused(train(&at("c"), &good).args(["--precision", "f8"]), &["\"f8\"", "f32 or bf16"]);
     refused(train(&at("d"), &at("nowhere.jsonl")).args(["--beta", "1"]), &["nowhere.jsonl"]);
     refused(train(&at("e"), &good).args(["--beta", "0"]), &["beta is 0"]);
     refused(train(&at("f"), &good).args(["--memory", "1"]), &["limit is 1 MB"]);

@@ -22,7 +22,7 @@ use critic_trainer::train::{Data, TrainOptions, Trainer};
 
 const BETA: f64 = 0.25;
 /// Critiques of a group, as they are sampled from the reference.
-const SAMPLED: usize = 4;
+const SAMPLED: usize = 8;
 
 /// CU of a critique: one of 0, ¼, ½, ¾, 1, without any order among tokens.
 fn utility(token: usize) -> f64 {
@@ -77,7 +77,7 @@ fn rco_reaches_its_optimum() {
     let optimum: Vec<f64> = reference.iter().enumerate().map(|(token, p)| p + utility(token) / BETA - z.ln()).collect();
 
     let mut random = Random::new(1, "critiques", &[]);
-    let groups: Vec<EncodedGroup> = (0..2000)
+    let groups: Vec<EncodedGroup> = (0..1500)
         .map(|id| group(id, &(0..SAMPLED).map(|_| sample(&mut random, &reference)).collect::<Vec<_>>()))
         .collect();
     let log_reference =
@@ -97,9 +97,9 @@ fn rco_reaches_its_optimum() {
     let fitted = [Normalizer::Estimated, Normalizer::Centred].map(|normalizer| {
         let mut trainer = Trainer {
             options: TrainOptions {
-                steps: 400,
-                groups_per_step: 50,
-                learning_rate: 3e-3,
+                steps: 250,
+                groups_per_step: 16,
+                learning_rate: 1e-3,
                 warmup: 10,
                 floor: 0.02,
                 beta: BETA,
@@ -116,7 +116,7 @@ fn rco_reaches_its_optimum() {
         trainer.run(data, nothing, &AtomicBool::new(false), &mut |_| Continue(())).expect("a run");
         line(&format!("{normalizer:?}"), &distribution(&trainer.policy, vocab))
     });
-    // What is left of the distance: the critiques that 8,000 samples show too seldom.
+    // What is left of the distance: critiques that 12,000 samples of 512 show a few times, or never.
     assert!(fitted[1] < 0.02 * begin.0, "centred: {} of {}", fitted[1], begin.0);
     assert!(fitted[1] < fitted[0], "{fitted:?}");
 }

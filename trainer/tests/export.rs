@@ -80,21 +80,26 @@ fn plain(model: &Arc<Model>, draft: &ScoredDraft) -> Vec<f64> {
     let one = |text: &str| {
         let target = context.target(model, text);
         let tokens = [&context.tokens[..], &target].concat();
-        let mut engine = Engine::new(model.config(), Kernel::best(), 1, Precision::Exact).expect("memory");
-        let mut sequence = engine.sequence();
-        let mut runs = [Run { sequence: &mut sequence, tokens: &tokens, logits: Logits::All, adapted: false }];
         let mut sum = 0.0;
-        let mut add = |_: usize, at: usize, logits: &[f32]| {
+        each_logits(model, &tokens, &mut |at, logits| {
             if at + 1 >= context.tokens.len() && at + 1 < tokens.len() {
                 let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let z: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
                 sum += f64::from(logits[tokens[at + 1] as usize] - most) - z.ln();
             }
-        };
-        engine.forward(model.weights(), &mut runs, &AtomicBool::new(false), &mut add).expect("a pass");
+        });
         sum
     };
     texts(model, draft).into_iter().map(one).collect()
+}
+
+/// The runtime's logits `[vocab]` of each token, in f32, without an adapter.
+fn each_logits(model: &Arc<Model>, tokens: &[u32], each: &mut dyn FnMut(usize, &[f32])) {
+    let mut engine = Engine::new(model.config(), Kernel::best(), 1, Precision::Exact).expect("memory");
+    let mut sequence = engine.sequence();
+    let mut runs = [Run { sequence: &mut sequence, tokens, logits: Logits::All, adapted: false }];
+    let on_logits = &mut |_: usize, at: usize, logits: &[f32]| each(at, logits);
+    engine.forward(model.weights(), &mut runs, &AtomicBool::new(false), on_logits).expect("a pass");
 }
 
 fn largest(a: &[f64], b: &[f64]) -> f64 {
@@ -166,36 +171,45 @@ fn on_quantized_weights_the_adapter_is_trained_against_what_runs() {
         let model = exported(&job, &ExportOptions::default());
         for draft in drafts(&job) {
             let expected = trainer(&job, &policy, &draft);
-            let exact = largest(&runtime(&model, &draft, Precision::Exact).0, &expected);
-            let fast = largest(&runtime(&model, &draft, Precision::Fast).0, &expected);
-            println!("{name}: largest difference of log p: f32 path {exact:.1e}, fast path {fast:.1e}");
+            let (exact, exact_base) = runtime(&model, &draft, Precision::Exact);
+            let (fast, fast_base) = runtime(&model, &draft, Precision::Fast);
+            let (rounding, rounding_base) = (largest(&fast, &expected), largest(&fast_base, &exact_base));
+            let exact = largest(&exact, &expected);
+            println!(
+                "{name}: largest difference of log p: f32 path {exact:.1e}, fast path {rounding:.1e} (without the \
+                 adapter {rounding_base:.1e})"
+            );
             // The adapter beside quantized weights is stored in f16: eleven bits.
             assert!(exact < 2e-2, "{name}: {exact}");
-            assert!(fast < 0.5, "{name}: {fast}");
+            // Eight-bit activations cost these random weights as much without an adapter: it is computed in f32.
+            assert!(rounding < 4.0 * rounding_base, "{name}: {rounding} {rounding_base}");
         }
     }
 }
 
-/// Quantization that is told of the activations is nearer to the policy than one that is not.
+/// Quantization that is told of the activations is nearer to what was trained than one that is not.
 #[test]
 fn calibrated_quantization_is_nearer() {
     let folder = tempfile::tempdir().expect("a folder");
     let job = trained(folder.path(), &hf("llama-gqa-tied"), false, false);
-    let source = load(&job.model).expect("the model");
-    let policy = Trained::read(&job.run).and_then(|trained| trained.policy(&source, &Device::flex())).expect("it");
+    let merged = |quant: Quant, calibrate: usize| {
+        exported(&job, &ExportOptions { quant, merge: true, calibrate, ..ExportOptions::default() })
+    };
+    let logits = |model: &Arc<Model>| -> Vec<f32> {
+        let mut all = Vec::new();
+        for draft in drafts(&job) {
+            let context = Context::new(model, &request(&draft)).expect("a context");
+            each_logits(model, &context.tokens, &mut |_, logits| all.extend_from_slice(logits));
+        }
+        all
+    };
+    let exact = logits(&merged(Quant::Keep, 0));
     let error = |calibrate: usize| {
-        let options = ExportOptions { quant: Quant::Q4, merge: true, calibrate, ..ExportOptions::default() };
-        let model = exported(&job, &options);
-        let all: Vec<f64> = drafts(&job)
-            .iter()
-            .flat_map(|draft| {
-                let pairs: Vec<_> = plain(&model, draft).into_iter().zip(trainer(&job, &policy, draft)).collect();
-                pairs.into_iter().map(|(found, expected)| (found - expected).powi(2))
-            })
-            .collect();
-        (all.iter().sum::<f64>() / all.len() as f64).sqrt()
+        let found = logits(&merged(Quant::Q4, calibrate));
+        let squares = found.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2));
+        (squares.sum::<f64>() / exact.len() as f64).sqrt()
     };
     let (plain, calibrated) = (error(0), error(64));
-    println!("root mean square error of log p in q4: {plain:.4} without activations, {calibrated:.4} with them");
+    println!("root mean square error of logits in q4: {plain:.5} without activations, {calibrated:.5} with them");
     assert!(calibrated < plain, "{calibrated} {plain}");
 }

@@ -30,7 +30,7 @@ pub fn check_peft() -> Result<(), String> {
         std::fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     run(cargo(&["run", "-p", "critic-trainer", "--example", "peft_values", "--"]).arg(folder))?;
-    run(Command::new(python).arg("trainer/tests/peft.py").arg(folder.join("values.json")))
+    run(Command::new(python).arg("trainer/tests/check_peft.py").arg(folder.join("values.json")))
 }
 
 /// One training step here and in PyTorch, alternately; medians.

@@ -19,6 +19,7 @@ use super::signal;
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct TrainArgs {
     /// Model file, GGUF file, or Hugging Face directory.
     #[arg(long)]

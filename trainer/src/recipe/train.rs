@@ -94,7 +94,7 @@ pub(super) fn train(run: &Run, step: &Train, folder: &Path, out: &Path, on_event
         policy = found.ok_or_else(|| Error::invalid(format!("step {from} has no checkpoint")))?.policy;
     }
     let reference = match &step.from {
-        None => Reference::compute(&policy, &training, &limits, &mut |_| {})?,
+        None => Reference::compute(&policy, &training, &limits, &mut |_| Ok(()))?,
         // The critic that wrote the critiques.
         Some(_) => {
             let one = |group: &EncodedGroup| {
@@ -163,7 +163,7 @@ pub(super) fn train(run: &Run, step: &Train, folder: &Path, out: &Path, on_event
         Ok(())
     })?;
     // What the runtime compares with is the base, whatever the objective did.
-    let bases = Reference::compute(&trainer.policy, &held_out, &limits, &mut |_| {})?;
+    let bases = Reference::compute(&trainer.policy, &held_out, &limits, &mut |_| Ok(()))?;
     let found = evaluate(&trainer.policy, &held_out, &bases.0, objective, step.beta, step.steps, &limits)?;
     let about = About {
         base_model: step.model.clone(),

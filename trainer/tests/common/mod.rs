@@ -43,7 +43,7 @@ pub fn options(steps: u64, activated: bool) -> JobOptions {
         train: TrainOptions {
             steps,
             groups_per_step: 2,
-            learning_rate: 5e-3,
+            learning_rate: 5e-4,
             warmup: 1,
             evaluate_every: 4,
             checkpoint_every: 2,

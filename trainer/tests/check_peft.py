@@ -1,6 +1,6 @@
 """What PEFT makes of an adapter that this project trained and saved.
 
-usage: peft.py VALUES.json
+usage: check_peft.py VALUES.json
 
 VALUES.json: {"base": DIR, "adapters": [{"directory": DIR, "sequences": [{"tokens": [..], "target": n, "trainer": x,
 "runtime": y}]}]}: the log-probability of the last n tokens, by the trainer and by the runtime. Loads base and adapters
