@@ -320,7 +320,8 @@ fn excerpt(text: &str) -> String {
 
 impl Author for Endpoint {
     fn describe(&self) -> Value {
-        json!({ "endpoint": self.options.url, "model": self.options.model })
+        // Where it is served may change from one day to the next.
+        json!({ "served": self.options.model })
     }
 
     fn write(&self, asks: &[Ask], done: &mut OnAnswers) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A collection's folder: what it is, what was written, what came out.
 //!
 //! ```text
-//! collection.json   options, versions, who writes (SHA-256 of model files, addresses of endpoints), SHA-256 of the problems
+//! collection.json   options, versions, who writes (SHA-256 of model files, names of served models), SHA-256 of the problems
 //! ledger.jsonl      every text, synced before it counts
 //! scored.jsonl      scored critiques, as training reads them: written whole at the end
 //! summary.json      counts and measures
