@@ -137,7 +137,7 @@ fn every_step_is_done_once() {
     }
     assert_eq!(steps(&recipe, &whole), (Vec::new(), 12));
     // What depends on the change is done anew, and nothing else.
-    let changed = load(folder.path(), &RECIPE.replace("steps = 2\n", "steps = 1\n"));
+    let changed = load(folder.path(), &RECIPE.replace("beta = 0.1\nsteps = 2\n", "beta = 0.2\nsteps = 2\n"));
     assert_eq!(steps(&changed, &whole).0, ["1 rco-2", "1 table", "2 rco-2", "2 table"]);
 
     // Stopped at every event of one kind or another, it ends with the same bytes.
