@@ -266,6 +266,9 @@ pub struct DemoArgs {
     /// Open no connection
     #[arg(long)]
     pub offline: bool,
+    /// A tiny critic that is in the program: nothing is fetched
+    #[arg(long, conflicts_with = "model")]
+    pub tiny: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

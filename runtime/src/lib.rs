@@ -74,5 +74,6 @@ pub use model::Model;
 pub use refine::{Host, Message, Refinement, Role};
 pub use sampler::Sampling;
 pub use session::{
-    AdapterUse, CancelToken, GenerateOptions, Generation, Progress, Repeats, Session, SessionOptions, Stop, Timings,
+    AdapterUse, BatchPrompt, CancelToken, GenerateOptions, Generation, Progress, Repeats, Session, SessionOptions,
+    Stop, Timings,
 };

@@ -134,6 +134,19 @@ pub enum Repeats {
     Draft(Vec<Vec<u32>>),
 }
 
+/// A prompt among others of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPrompt<'a> {
+    /// What is continued.
+    pub tokens: &'a [u32],
+    /// Index of the first token on which the adapter acts; [`NEVER`] is the base model.
+    pub adapted_from: usize,
+    /// Key of its draws, in place of the sampling's.
+    pub seed: u64,
+    /// Tells apart continuations that share a seed.
+    pub candidate: usize,
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -315,51 +328,90 @@ impl Session {
         let first_logits = &mut |_: usize, logits: &[f32]| first.copy_from_slice(logits);
         self.prefill_from(prompt, adapted_from, Logits::Last, on_progress, first_logits)?;
         let started = Instant::now();
-        let room = self.context - prompt.len();
+        let max_tokens = self.budget(prompt.len(), options)?;
+        let new = |candidate| Branch::new(&self.sequence, options, candidate, max_tokens);
+        let mut branches: Vec<Branch> = (0..count).map(new).collect();
+        for branch in &mut branches {
+            self.advance(branch, &first);
+        }
+        self.finish_branches(&mut branches, started, on_progress)?;
+        Ok(branches.into_iter().map(Branch::finish).collect())
+    }
+
+    /// Continuations of several prompts, decoded as one batch: each is what the prompt alone would
+    /// give. Prompts that follow one another share the evaluation of what they begin with alike.
+    pub fn generate_batch(
+        &mut self,
+        prompts: &[BatchPrompt],
+        options: &GenerateOptions,
+        on_progress: &mut OnProgress,
+    ) -> Result<Vec<Generation>> {
+        options.sampling.validate()?;
+        let mut first = try_zeroed::<f32>(self.model.config().vocab_size)?;
+        let mut branches = Vec::with_capacity(prompts.len());
+        let mut previous: Option<&BatchPrompt> = None;
+        for prompt in prompts {
+            // Candidates of one prompt differ in what is drawn alone.
+            if previous.is_none_or(|p| p.tokens != prompt.tokens || p.adapted_from != prompt.adapted_from) {
+                let first_logits = &mut |_: usize, logits: &[f32]| first.copy_from_slice(logits);
+                self.prefill_from(prompt.tokens, prompt.adapted_from, Logits::Last, on_progress, first_logits)?;
+            }
+            previous = Some(prompt);
+            let max_tokens = self.budget(prompt.tokens.len(), options)?;
+            let mut branch = Branch::new(&self.sequence, options, prompt.candidate, max_tokens);
+            branch.sampling.seed = prompt.seed;
+            self.advance(&mut branch, &first);
+            branches.push(branch);
+        }
+        self.finish_branches(&mut branches, Instant::now(), on_progress)?;
+        Ok(branches.into_iter().map(|branch| branch.finish().0).collect())
+    }
+
+    /// Most tokens that may follow `prompt` evaluated ones.
+    fn budget(&self, prompt: usize, options: &GenerateOptions) -> Result<usize> {
+        let room = self.context - prompt;
         let max_tokens = if options.max_tokens == 0 { room } else { options.max_tokens.min(room) };
-        if let Some(needed) = options.grammar.as_ref().map(|grammar| grammar.least_tokens()).filter(|&n| n > max_tokens)
-        {
-            return Err(match options.max_tokens {
-                limit if limit > 0 && limit < needed => {
-                    Error::invalid(format!("max_tokens is {limit}, expected at least {needed} for findings"))
-                }
-                _ => Error::ContextFull { needed: prompt.len() + needed, available: self.context },
-            });
+        match options.grammar.as_ref().map(|grammar| grammar.least_tokens()).filter(|&needed| needed > max_tokens) {
+            None => Ok(max_tokens),
+            Some(needed) if (1..needed).contains(&options.max_tokens) => Err(Error::invalid(format!(
+                "max_tokens is {}, expected at least {needed} for findings",
+                options.max_tokens
+            ))),
+            Some(needed) => Err(Error::ContextFull { needed: prompt + needed, available: self.context }),
         }
-        let mut branches: Vec<Branch> = (0..count).map(|_| Branch::new(&self.sequence, options)).collect();
-        for (candidate, branch) in branches.iter_mut().enumerate() {
-            self.advance(branch, candidate, &first, options, max_tokens);
-        }
+    }
+
+    /// Decodes until every branch has ended.
+    fn finish_branches(
+        &mut self,
+        branches: &mut [Branch],
+        started: Instant,
+        on_progress: &mut OnProgress,
+    ) -> Result<()> {
         loop {
-            if let Some(text) = branches[0].fresh.take()
+            if let Some(text) = branches.first_mut().and_then(|branch| branch.fresh.take())
                 && !text.is_empty()
                 && on_progress(Progress::Text(&text)).is_break()
             {
                 return Err(Error::Cancelled);
             }
-            let open: Vec<usize> = (0..count).filter(|&i| branches[i].stop.is_none()).collect();
+            let open: Vec<usize> = (0..branches.len()).filter(|&i| branches[i].stop.is_none()).collect();
             if open.is_empty() {
                 break;
             }
-            self.step(&mut branches, &open, options, max_tokens)?;
+            self.step(branches, &open)?;
         }
         self.timings.generated_tokens += branches.iter().map(|b| b.tokens().len()).sum::<usize>();
         self.timings.guessed_tokens += branches.iter().map(|b| b.guessed).sum::<usize>();
         self.timings.decode_ms += started.elapsed().as_secs_f64() * 1e3;
-        Ok(branches.into_iter().map(Branch::finish).collect())
+        Ok(())
     }
 
     /// Evaluates what is new of each open branch, and guesses at what follows, as one batch, and
     /// chooses the next tokens: one, and one for each guess that was right.
-    fn step(
-        &mut self,
-        branches: &mut [Branch],
-        open: &[usize],
-        options: &GenerateOptions,
-        max_tokens: usize,
-    ) -> Result<()> {
+    fn step(&mut self, branches: &mut [Branch], open: &[usize]) -> Result<()> {
         let model = Arc::clone(&self.model);
-        let inputs: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].input(max_tokens)).collect();
+        let inputs: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].input()).collect();
         let pending: Vec<usize> = open.iter().map(|&i| branches[i].unread).collect();
         let mut sequences: Vec<Sequence> =
             open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, self.engine.sequence())).collect();
@@ -388,8 +440,8 @@ impl Session {
                 return;
             }
             branch.unread = 0;
-            let (token, logprob) = branch.choose(logits, kernel, sampler, options, open[run], max_tokens);
-            branch.take(token, logprob, &model, max_tokens);
+            let (token, logprob) = branch.choose(logits, kernel, sampler);
+            branch.take(token, logprob, &model);
             if tokens.get(index + 1) == Some(&token) {
                 // It is evaluated already.
                 branch.unread = 0;
@@ -413,18 +465,10 @@ impl Session {
     }
 
     /// Chooses a branch's first token.
-    fn advance(
-        &mut self,
-        branch: &mut Branch,
-        candidate: usize,
-        logits: &[f32],
-        options: &GenerateOptions,
-        max_tokens: usize,
-    ) {
-        let (token, logprob) =
-            branch.choose(logits, self.engine.kernel(), &mut self.sampler, options, candidate, max_tokens);
+    fn advance(&mut self, branch: &mut Branch, logits: &[f32]) {
+        let (token, logprob) = branch.choose(logits, self.engine.kernel(), &mut self.sampler);
         let model = Arc::clone(&self.model);
-        branch.take(token, logprob, &model, max_tokens);
+        branch.take(token, logprob, &model);
     }
 
     /// Brings the session's sequence to hold exactly `tokens`, evaluating what it lacks;
@@ -594,6 +638,12 @@ impl Repeats {
 
 /// One continuation in the making.
 struct Branch {
+    sampling: Sampling,
+    /// Tells apart continuations that share a seed.
+    candidate: u64,
+    max_tokens: usize,
+    /// Tokens that are taken instead of those that are chosen.
+    forced: Option<Vec<u32>>,
     sequence: Sequence,
     stream: TextStream,
     /// Prompt and generated tokens.
@@ -615,8 +665,12 @@ struct Branch {
 }
 
 impl Branch {
-    fn new(prefix: &Sequence, options: &GenerateOptions) -> Self {
+    fn new(prefix: &Sequence, options: &GenerateOptions, candidate: usize, max_tokens: usize) -> Self {
         Self {
+            sampling: options.sampling.clone(),
+            candidate: candidate as u64,
+            max_tokens,
+            forced: options.forced.clone(),
             sequence: prefix.fork(),
             stream: TextStream::new(&options.stop),
             context: prefix.tokens().to_vec(),
@@ -634,10 +688,10 @@ impl Branch {
     }
 
     /// Tokens that are to be evaluated next: those that stand fast, and guesses.
-    fn input(&mut self, max_tokens: usize) -> Vec<u32> {
+    fn input(&mut self) -> Vec<u32> {
         let pending = &self.context[self.context.len() - self.unread..];
         // The last token of all is not evaluated any more.
-        let room = (max_tokens - self.tokens().len()).saturating_sub(1);
+        let room = (self.max_tokens - self.tokens().len()).saturating_sub(1);
         let guesses = self.speculator.as_mut().map_or(&[][..], |speculator| speculator.guess(room));
         [pending, guesses].concat()
     }
@@ -648,17 +702,9 @@ impl Branch {
     }
 
     /// The next token and its log-probability. The one place where a token is chosen.
-    fn choose(
-        &mut self,
-        logits: &[f32],
-        kernel: Kernel,
-        sampler: &mut Sampler,
-        options: &GenerateOptions,
-        candidate: usize,
-        max_tokens: usize,
-    ) -> (u32, f64) {
-        let (left, at) = (max_tokens - self.tokens().len(), self.tokens().len());
-        let (sampling, context, candidate) = (&options.sampling, &self.context, candidate as u64);
+    fn choose(&mut self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler) -> (u32, f64) {
+        let (left, at) = (self.max_tokens - self.tokens().len(), self.tokens().len());
+        let (sampling, context, candidate) = (&self.sampling, &self.context, self.candidate);
         let token = match &mut self.cursor {
             None => sampler.choose(logits, sampling, context, candidate, None),
             Some(cursor) => match cursor.forced() {
@@ -670,11 +716,12 @@ impl Branch {
                 }
             },
         };
-        let token = options.forced.as_ref().and_then(|forced| forced.get(at).copied()).unwrap_or(token);
+        let token = self.forced.as_ref().and_then(|forced| forced.get(at).copied()).unwrap_or(token);
         (token, log_probability(kernel, logits, token))
     }
 
-    fn take(&mut self, token: u32, logprob: f64, model: &Model, max_tokens: usize) {
+    fn take(&mut self, token: u32, logprob: f64, model: &Model) {
+        let max_tokens = self.max_tokens;
         if max_tokens == 0 {
             self.stop = Some(Stop::Length);
             return;

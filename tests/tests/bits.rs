@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use critic::quant::Format;
 use critic::tokenizer::Special;
 use critic::transformer::{Engine, Logits, Run};
-use critic::{Bytes, GenerateOptions, Kernel, Model, Precision, Sampling, Session, SessionOptions};
+use critic::{BatchPrompt, Bytes, GenerateOptions, Kernel, Model, Precision, Sampling, Session, SessionOptions};
 use critic_import::Quant;
 use critic_tests::adapters::adapted;
 use critic_tests::{ARCHITECTURES, data, small, smollm2};
@@ -210,4 +210,42 @@ fn ten_sessions_in_ten_threads() {
             assert_eq!(thread.join().expect("no panic"), alone);
         }
     });
+}
+
+/// Texts of a batch, adapted and not, long and short, are those that each prompt gives alone.
+#[test]
+fn batches_of_prompts() {
+    for name in ["llama-gqa-tied", "mistral-window"] {
+        let (bytes, adapter) = adapted(name, Quant::Q4, 4);
+        let model = adapter.beside(&bytes);
+        let new = || Session::new(&model, &SessionOptions { threads: 2, ..Default::default() }).expect("a session");
+        let tokens: Vec<u32> = (0..90).map(|i| (i * 7 % model.config().vocab_size) as u32).collect();
+        let prompt = |from: usize, to: usize, adapted_from: usize, seed: u64| BatchPrompt {
+            tokens: &tokens[from..to],
+            adapted_from,
+            seed,
+            candidate: 0,
+        };
+        let prompts = [
+            prompt(0, 30, 20, 1),
+            prompt(0, 30, 20, 2),
+            prompt(0, 30, usize::MAX, 2),
+            prompt(0, 45, 20, 3),
+            prompt(5, 90, usize::MAX, 4),
+            prompt(7, 8, 0, 5),
+        ];
+        let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+        let options = GenerateOptions { sampling, max_tokens: 12, ..GenerateOptions::default() };
+        let of = |session: &mut Session, prompts: &[BatchPrompt]| -> Vec<(Vec<u32>, u64)> {
+            let written = session.generate_batch(prompts, &options, &mut |_| Continue(())).expect("texts");
+            written.into_iter().map(|text| (text.tokens, text.logprob.to_bits())).collect()
+        };
+        let together = of(&mut new(), &prompts);
+        assert!(together.iter().any(|(tokens, _)| tokens.len() > 3));
+        for (index, prompt) in prompts.iter().enumerate() {
+            let alone = of(&mut new(), std::slice::from_ref(prompt));
+            assert_eq!(alone[0], together[index], "{name}: prompt {index}");
+        }
+        assert!(of(&mut new(), &[]).is_empty());
+    }
 }

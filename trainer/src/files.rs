@@ -110,6 +110,11 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// SHA-256 of bytes.
+pub fn sha256_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 of a file; of a folder, that of its files' names and sums.
 pub fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
@@ -218,6 +223,7 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), [1; 40_000]);
             assert_eq!(names(folder.path()), ["metrics"]);
             crate::run::tests::journal_on_a_full_disk(folder.path());
+            crate::collect::ledger::tests::ledger_on_a_full_disk(folder.path());
         });
         assert!(mount(&["umount"]));
         outcome.unwrap();

@@ -78,7 +78,8 @@ impl RunDescription {
     }
 }
 
-fn differ(path: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
+/// Adds a line for each field in which `there` and `here` differ.
+pub(crate) fn differ(path: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
     if let (Value::Object(there), Value::Object(here)) = (there, here) {
         let mut keys: Vec<&String> = there.keys().chain(here.keys()).collect();
         keys.sort();
@@ -215,7 +216,8 @@ pub fn measured(path: &Path) -> Result<(Vec<StepMetrics>, Vec<EvaluationMetrics>
     Ok((read_lines(&path.join(METRICS))?, read_lines(&path.join(EVALUATIONS))?))
 }
 
-fn lock(folder: &Path) -> Result<File> {
+/// Locks `folder` for this process, as long as the file is open.
+pub(crate) fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("run.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
     match file.try_lock() {

@@ -1,6 +1,8 @@
 //! `critic demo`: the loop on a built-in example.
 
-use critic::{Host, Phase, Precision, Request};
+use std::ops::ControlFlow;
+
+use critic::{Bytes, Host, Model, Phase, Precision, Request};
 use critic_import::pull::{DEFAULT_MODEL, Name};
 
 use crate::args::DemoArgs;
@@ -13,7 +15,37 @@ const TASK: &str = "general";
 const PROMPT: &str = "Write a product description for a steel water bottle that keeps drinks cold for 24 hours.";
 const DRAFT: &str = "this bottle is good. it is made of steel. it keep drinks cold for 24 hour.";
 
+/// A critic of step-by-step arithmetic, trained by this project from nothing: see `models/`.
+const TINY: &[u8] = include_bytes!("../../../models/tiny.critic");
+/// Each step's value modulo 10; the second one of the draft is wrong, and the third goes on from it.
+const TINY_PROMPTS: [(&str, &str); 3] = [("7+8-1+1+1", "5323"), ("3+9+4-5+8", "2619"), ("6-7+2+2+5", "9127")];
+
+/// The demo of the model that is in the program.
+fn tiny(args: &DemoArgs) -> Result<(), Failure> {
+    let model = Model::from_bytes(Bytes::copy(TINY))?;
+    let mut session = args.model.session(&model, Precision::Fast)?;
+    line("Running values modulo 10, step by step; a critique writes its own values until one differs (!).")?;
+    for (prompt, draft) in TINY_PROMPTS {
+        let request = Request {
+            task: "steps".into(),
+            prompt: prompt.into(),
+            response: draft.into(),
+            max_tokens: 16,
+            ..Request::default()
+        };
+        let found = session.improve(&request, &mut Host::default(), &mut |_| ControlFlow::Continue(()))?;
+        let advantage =
+            found.critique.utility_advantage.map_or(String::new(), |a| format!("   utility advantage {a:+.2}"));
+        line(&format!("\ntask:     {prompt}\ndraft:    {draft}\ncritique: {}{advantage}", found.critique.text))?;
+        line(&format!("result:   {}{}", found.text, if found.accepted { "" } else { "   (the draft stays)" }))?;
+    }
+    Ok(())
+}
+
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
+    if args.tiny {
+        return tiny(args);
+    }
     let mut model_args = args.model.clone();
     if model_args.model.is_none() {
         model_args.model = Some(pull_model(&DEFAULT_MODEL.parse::<Name>()?, args.offline)?);
@@ -39,7 +71,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         if matches!(event.progress, critic::Progress::Text(_)) && part.replace(event.phase) != Some(event.phase) {
             stream.end_line();
             if stream.text(&format!("\n{heading}:\n"), To::Stdout).is_break() {
-                return std::ops::ControlFlow::Break(());
+                return ControlFlow::Break(());
             }
         }
         stream.show(event.progress, To::Stdout)

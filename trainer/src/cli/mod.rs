@@ -1,8 +1,12 @@
 //! Subcommands: arguments to options, and what a person sees meanwhile.
 
+mod authors;
+mod collect;
 mod devices;
+mod eval;
 mod export;
 mod progress;
+mod recipe;
 mod signal;
 mod train;
 
@@ -22,10 +26,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Writes problems of a task.
+    Problems(collect::ProblemsArgs),
+    /// Collects critiques and what they are worth; begun again with the same options, it goes on where it was.
+    Collect(Box<collect::CollectArgs>),
     /// Trains a critic on scored critiques; begun again with the same options, it goes on where it was.
     Train(Box<train::TrainArgs>),
     /// Goes on with a run as it was begun.
     Resume(train::ResumeArgs),
+    /// Compares critics on held-out problems.
+    Eval(Box<eval::EvalArgs>),
+    /// Runs all steps of a recipe, from nothing to a table.
+    Run(recipe::RecipeArgs),
     /// Writes what a run trained as a model file, an adapter file, or GGUF.
     Export(export::ExportArgs),
     /// Writes a run's report.html, as far as the run has come.
@@ -43,6 +55,10 @@ struct ReportArgs {
 /// Runs one subcommand.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Problems(args) => collect::problems(&args),
+        Command::Collect(args) => collect::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Run(args) => recipe::run(&args),
         Command::Train(args) => train::train(&args),
         Command::Resume(args) => train::resume(args),
         Command::Export(args) => export::run(&args),

@@ -130,7 +130,7 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Turned keys and values of cached tokens and of the rows, `[kv_heads, keys, head_dim]`.
+    /// Turned keys and values of cached tokens and of the rows, `[texts · kv_heads, keys, head_dim]`.
     fn keys_and_values(
         &self,
         pass: &Pass,
@@ -140,9 +140,16 @@ impl Block<'_> {
         let config = pass.config;
         let split = [pass.tree.rows(), config.kv_heads, config.head_dim];
         let k = self.project(pass, Target::K, h, &self.layer.k.matrix, self.layer.k.bias.as_ref());
-        let k = self.turn(pass, &pass.turns, k.reshape(split), self.layer.k_norm.as_ref()).swap_dims(0, 1);
+        let k = self.turn(pass, &pass.turns, k.reshape(split), self.layer.k_norm.as_ref());
         let v = self.project(pass, Target::V, h, &self.layer.v.matrix, self.layer.v.bias.as_ref());
-        let v = v.reshape(split).swap_dims(0, 1);
+        let apart = |x: Tensor<3>| match pass.tree.texts {
+            1 => x.swap_dims(0, 1),
+            texts => {
+                let [heads, dim, length] = [config.kv_heads, config.head_dim, pass.tree.length()];
+                x.reshape([texts, length, heads, dim]).swap_dims(1, 2).reshape([texts * heads, length, dim])
+            }
+        };
+        let (k, v) = (apart(k), apart(v.reshape(split)));
         match cached {
             None => (k, v),
             Some((keys, values)) => (Tensor::cat(vec![keys.clone(), k], 1), Tensor::cat(vec![values.clone(), v], 1)),
@@ -154,19 +161,22 @@ impl Block<'_> {
     fn attention(&self, pass: &mut Pass, x: Tensor<2>, h: &Tensor<2>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<2> {
         let config = pass.config;
         let (rows, kv_heads, dim) = (pass.tree.rows(), config.kv_heads, config.head_dim);
-        let (group, total) = (config.heads / kv_heads, pass.cached + rows);
+        let (texts, length) = (pass.tree.texts, pass.tree.length());
+        let (group, total) = (config.heads / kv_heads, pass.cached + length);
         let q = self.project(pass, Target::Q, h, &self.layer.q.matrix, self.layer.q.bias.as_ref());
         let q = self.turn(pass, &pass.query_turns, q.reshape([rows, config.heads, dim]), self.layer.q_norm.as_ref());
-        let q = q.reshape([rows, kv_heads, group, dim]).swap_dims(0, 1).reshape([kv_heads, rows * group, dim]);
-        let scores = q.matmul(keys.swap_dims(1, 2)).reshape([kv_heads, rows, group, total]);
+        let q = q.reshape([texts, length, kv_heads, group * dim]).swap_dims(1, 2);
+        let q = q.reshape([texts * kv_heads, length * group, dim]);
+        let scores = q.matmul(keys.swap_dims(1, 2)).reshape([texts * kv_heads, length, group, total]);
         let scores = scores + pass.mask(self.index);
         // The softmax's shift takes no gradient: any shift gives the same quotient.
         let most = scores.clone().inner().max_dim(3);
         let weights = (scores - most).exp();
         let sum = weights.clone().sum_dim(3);
-        let attended = weights.reshape([kv_heads, rows * group, total]).matmul(values);
-        let attended = attended.reshape([kv_heads, rows, group, dim]) / sum;
-        let attended = attended.swap_dims(0, 1).reshape([rows, config.heads * dim]);
+        let attended = weights.reshape([texts * kv_heads, length * group, total]).matmul(values);
+        let attended = attended.reshape([texts * kv_heads, length, group, dim]) / sum;
+        let attended = attended.reshape([texts, kv_heads, length, group * dim]).swap_dims(1, 2);
+        let attended = attended.reshape([rows, config.heads * dim]);
         let o = self.project(pass, Target::O, &attended, &self.layer.o, None);
         x + optional_norm(o, self.layer.attention_post_norm.as_ref(), config.rms_norm_eps)
     }

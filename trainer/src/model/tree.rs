@@ -4,8 +4,11 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Rows of tokens, each at a position of its own text. A row sees what stands before it in the
 /// trunk and in its own branch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
+    /// Texts of one length that stand side by side and do not see one another; 1 but for
+    /// [`Tree::side_by_side`].
+    pub texts: usize,
     /// `[rows]`
     pub tokens: Vec<u32>,
     /// `[rows]`: tokens before it in its text.
@@ -17,9 +20,26 @@ pub struct Tree {
 impl Tree {
     /// A text without branches, which begins at position `start`.
     pub fn trunk(start: usize, tokens: &[u32]) -> Self {
-        let mut tree = Self::default();
+        let mut tree = Self::empty();
         tree.extend(start, 0, tokens);
         tree
+    }
+
+    /// Texts of `length` tokens each, one after another in `tokens`: what is trained from nothing,
+    /// where no two texts begin alike.
+    ///
+    /// # Panics
+    /// Where `tokens` is not a whole number of texts.
+    pub fn side_by_side(tokens: &[u32], length: usize) -> Self {
+        assert!(length > 0 && tokens.len().is_multiple_of(length), "whole texts");
+        let mut tree = Self::empty();
+        tokens.chunks(length).for_each(|text| tree.extend(0, 0, text));
+        tree.texts = tokens.len() / length;
+        tree
+    }
+
+    fn empty() -> Self {
+        Self { texts: 1, tokens: Vec::new(), positions: Vec::new(), branches: Vec::new() }
     }
 
     /// Appends a branch that goes on at position `start`.
@@ -39,13 +59,18 @@ impl Tree {
         self.tokens.len()
     }
 
-    /// What is added to scores, `[1, rows, 1, cached + rows]`: 0 where a row sees a key, and a
-    /// number whose exponential is 0 elsewhere. Keys are `cached` positions from 0 on, then the
-    /// tree's own rows.
+    /// Rows of one text.
+    pub fn length(&self) -> usize {
+        self.rows() / self.texts.max(1)
+    }
+
+    /// What is added to scores, `[1, length, 1, cached + length]`, the same for every text: 0 where a
+    /// row sees a key, and a number whose exponential is 0 elsewhere. Keys are `cached` positions
+    /// from 0 on, then the text's own rows.
     pub fn mask(&self, cached: usize, window: usize, device: &Device) -> Tensor<4> {
         /// Far below any score, and far from overflow when a score is added.
         const UNSEEN: f32 = -1e30;
-        let (rows, keys) = (self.rows(), cached + self.rows());
+        let (rows, keys) = (self.length(), cached + self.length());
         let mut mask = vec![UNSEEN; rows * keys];
         for (row, mask) in mask.chunks_exact_mut(keys).enumerate() {
             let (position, branch) = (self.positions[row], self.branches[row]);
