@@ -111,7 +111,7 @@ fn function(text: &str, lines: &[Range<usize>], here: usize) -> Option<Range<usi
             continue;
         }
         let at_head = indent(head);
-        if is_head(line(head)) {
+        if is_head(line(head), lines.get(head + 1).map_or("", |next| &text[next.clone()])) {
             let deeper = |&index: &usize| blank(index) || indent(index) > at_head;
             let mut end = (head + 1..lines.len()).find(|index| !deeper(index)).unwrap_or(lines.len());
             // A brace on a line of its own, before the body or behind it.
@@ -132,17 +132,16 @@ fn function(text: &str, lines: &[Range<usize>], here: usize) -> Option<Range<usi
     None
 }
 
-/// Whether a line looks like the head of a function.
-fn is_head(line: &str) -> bool {
+/// Whether a line looks like the head of a function; `next` is the line after it.
+fn is_head(line: &str, next: &str) -> bool {
     const WORDS: [&str; 8] = ["fn", "def", "func", "function", "fun", "sub", "proc", "defun"];
     const NOT: [&str; 8] = ["if", "for", "while", "switch", "match", "return", "else", "catch"];
     let words = || line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
     let control = words().next().is_some_and(|first| NOT.contains(&first));
-    words().any(|word| WORDS.contains(&word))
-        || line.contains('(')
-            && !control
-            && !line.trim_end().ends_with([';', ','])
-            && line.trim_end().ends_with(['{', ')'])
+    let end = line.trim_end();
+    // Without the brace it is a call like any other.
+    let braced = end.ends_with('{') || end.ends_with(')') && next.trim() == "{";
+    words().any(|word| WORDS.contains(&word)) || line.contains('(') && !control && braced
 }
 
 #[cfg(test)]
