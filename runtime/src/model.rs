@@ -22,6 +22,9 @@ pub struct Model {
     vocabulary: OnceLock<Vocabulary>,
 }
 
+/// Makes an adapter that fits the weights.
+type Adapting<'a> = dyn Fn(&Weights) -> Result<Adapter> + 'a;
+
 impl Model {
     /// Maps the model file at `path`. Costs milliseconds and little memory, whatever its size.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
@@ -57,7 +60,7 @@ impl Model {
         Self::build(file, load.as_ref().map(|load| load as _))
     }
 
-    fn build(file: ModelFile, adapter: Option<&dyn Fn(&Weights) -> Result<Adapter>>) -> Result<Arc<Self>> {
+    fn build(file: ModelFile, adapter: Option<&Adapting>) -> Result<Arc<Self>> {
         if !file.has_config() && file.adapter()?.is_some() {
             return Err(Error::unsupported("an adapter alone is no model: open its model, and the adapter with it"));
         }

@@ -10,12 +10,15 @@ use critic::{Bytes, Model};
 
 use crate::small_bytes;
 
+/// Name, A `[rank, in]`, B `[out, rank]`, in, out.
+pub type NamedPair = (String, Vec<f32>, Vec<f32>, usize, usize);
+
 /// An adapter that is still values.
 pub struct RandomAdapter {
     /// Its description; change it at will.
     pub spec: AdapterSpec,
-    /// Name, A `[rank, in]`, B `[out, rank]`, in, out.
-    pub pairs: Vec<(String, Vec<f32>, Vec<f32>, usize, usize)>,
+    /// The pairs, in the order of a forward pass.
+    pub pairs: Vec<NamedPair>,
 }
 
 impl RandomAdapter {

@@ -160,7 +160,7 @@ impl Author for Local {
                 }
             }
             let sampling = Sampling { temperature: first.temperature, ..Sampling::default() };
-            let options = GenerateOptions { sampling, max_tokens: first.max_tokens, stop: Vec::new() };
+            let options = GenerateOptions { sampling, max_tokens: first.max_tokens, ..GenerateOptions::default() };
             let prompts: Vec<BatchPrompt> = prompts
                 .iter()
                 .map(|(tokens, adapted_from, seed)| BatchPrompt {
