@@ -224,7 +224,7 @@ impl Server {
                 commands: COMMANDS.into_iter().map(str::to_owned).collect(),
                 work_done_progress_options: WorkDoneProgressOptions { work_done_progress: Some(true) },
             }),
-            diagnostic_provider: self.client.pull.then(|| DiagnosticServerCapabilities::Options(diagnostics)),
+            diagnostic_provider: self.client.pull.then_some(DiagnosticServerCapabilities::Options(diagnostics)),
             ..Default::default()
         }
     }
