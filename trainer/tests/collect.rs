@@ -84,7 +84,11 @@ fn mistakes_are_named_before_anything_is_written() {
     refused("", &[], "no problems in the file");
     refused("{\"prompt\": \"hello\"}", &[], "there is no judge");
     refused("{\"prompt\": \"hello\"}", &["--judge", "http://127.0.0.1:9/v1"], "expected URL#MODEL");
-    refused("{\"prompt\": \"hello\"}", &["--judge", "http://127.0.0.1:9/v1#m", "--key-env", "CRITIC_NO_SUCH"], "CRITIC_NO_SUCH");
+    refused(
+        "{\"prompt\": \"hello\"}",
+        &["--judge", "http://127.0.0.1:9/v1#m", "--key-env", "CRITIC_NO_SUCH"],
+        "CRITIC_NO_SUCH",
+    );
     let nothing = folder.path().join("nothing.critic");
     let output = command(&nothing, &problems, &folder.path().join("x")).stderr(Stdio::piped()).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing.critic"));

@@ -18,14 +18,8 @@ use server::{Reply, Server};
 const KEY: &str = "sk-do-not-tell";
 
 fn endpoint(server: &Server, attempts: u32) -> Endpoint {
-    let options = EndpointOptions {
-        url: server.url(),
-        model: "m".into(),
-        in_flight: 8,
-        timeout: 0.5,
-        attempts,
-        delay: 0.001,
-    };
+    let options =
+        EndpointOptions { url: server.url(), model: "m".into(), in_flight: 8, timeout: 0.5, attempts, delay: 0.001 };
     Endpoint::new(options, Prompts::default(), Some(Secret::new(KEY.into())), Arc::new(|| false)).unwrap()
 }
 
@@ -163,8 +157,9 @@ fn what_never_works_is_said_at_once() {
 #[test]
 fn an_item_that_fails_is_recorded_with_its_reason() {
     // Request 7 is refused the first time, whatever it is.
-    let server =
-        Server::start(|number, attempt| if number == 7 && attempt == 0 { Reply::Status(400, None) } else { Reply::Answer });
+    let server = Server::start(
+        |number, attempt| if number == 7 && attempt == 0 { Reply::Status(400, None) } else { Reply::Answer },
+    );
     let folder = tempfile::tempdir().unwrap();
     let summary = run(folder.path(), &endpoint(&server, 2), 4).unwrap();
     assert_eq!(summary.failures.iter().map(|failure| failure.1).sum::<usize>(), 1, "{summary:?}");

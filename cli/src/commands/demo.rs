@@ -34,7 +34,8 @@ fn tiny(args: &DemoArgs) -> Result<(), Failure> {
             ..Request::default()
         };
         let found = session.improve(&request, &mut Host::default(), &mut |_| ControlFlow::Continue(()))?;
-        let advantage = found.critique.utility_advantage.map_or(String::new(), |a| format!("   utility advantage {a:+.2}"));
+        let advantage =
+            found.critique.utility_advantage.map_or(String::new(), |a| format!("   utility advantage {a:+.2}"));
         line(&format!("\ntask:     {prompt}\ndraft:    {draft}\ncritique: {}{advantage}", found.critique.text))?;
         line(&format!("result:   {}{}", found.text, if found.accepted { "" } else { "   (the draft stays)" }))?;
     }

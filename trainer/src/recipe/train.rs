@@ -82,7 +82,10 @@ pub(super) fn train(run: &Run, step: &Train, folder: &Path, out: &Path, on_event
         groups(&step.data, step.keep_flat)?.into_iter().filter_map(|group| narrow(objective, group)).collect();
     if training.is_empty() {
         let why = "has no groups that say something to this objective";
-        return Err(Error::invalid(format!("{} {why}: collect more, or from an actor that errs less or more", step.data)));
+        return Err(Error::invalid(format!(
+            "{} {why}: collect more, or from an actor that errs less or more",
+            step.data
+        )));
     }
     let held_out = groups(&step.held_out, true)?;
     let options = AdapterOptions { rank: step.rank, alpha: step.alpha, ..AdapterOptions::default() };
