@@ -81,16 +81,10 @@ pub fn open(name: &str) -> Result<Device> {
 
 /// Names that [`open`] takes in this build and on this machine.
 pub fn available() -> Vec<String> {
-    #[allow(unused_mut, reason = "without features there is nothing to add")]
-    let mut names = Vec::new();
-    #[cfg(feature = "flex")]
-    names.push("flex".to_owned());
-    // Graphics devices that are not here are still listed where looking for one is not possible
-    // without a driver: opening says so.
-    #[cfg(feature = "wgpu")]
-    names.push("wgpu".to_owned());
-    #[cfg(feature = "vulkan")]
-    names.push("vulkan".to_owned());
+    // Of these, there is one at most.
+    let local = FAMILIES.iter().filter(|(family, present)| *present && *family != "cuda");
+    #[allow(unused_mut, reason = "without CUDA there is nothing to add")]
+    let mut names: Vec<String> = local.map(|(family, _)| (*family).to_owned()).collect();
     #[cfg(feature = "cuda")]
     names.extend((0..Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()).map(|i| format!("cuda:{i}")));
     names

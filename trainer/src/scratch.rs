@@ -177,6 +177,7 @@ impl Blueprint<'_> {
             critique: "What is wrong with this answer?".into(),
             refine: "Write a better one.".into(),
             judge: String::new(),
+            findings: None,
             critique_turn: Some(vec![Part::Control(controls.critique)]),
             refine_turn: Some(vec![Part::Control(controls.refinement)]),
         };

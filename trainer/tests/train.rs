@@ -142,7 +142,7 @@ fn what_does_not_fit_the_limit_is_named() {
     let mut gradient = Gradient::default();
     let limits = limit(&policy, group, 2);
     let error = differentiate(&policy, group, &reference.0[0].critiques, RCO, 1.0, None, &limits, &mut gradient);
-    let message = error.err().expect("it does not fit").to_string();
+    let message = error.expect_err("it does not fit").to_string();
     assert!(message.contains("group g0") && message.contains("limit"), "{message}");
 }
 

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, TryRecvError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -306,7 +306,7 @@ fn parse(text: &str) -> std::result::Result<Written, Fault> {
 fn retry_after(response: &Response<Body>) -> Option<Duration> {
     let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().to_owned();
     match text.parse::<f64>() {
-        Ok(seconds) if seconds >= 0.0 && seconds < 1e6 => Some(Duration::from_secs_f64(seconds)),
+        Ok(seconds) if (0.0..1e6).contains(&seconds) => Some(Duration::from_secs_f64(seconds)),
         Ok(_) => None,
         Err(_) => httpdate::parse_http_date(&text).ok()?.duration_since(SystemTime::now()).ok(),
     }
@@ -358,11 +358,8 @@ impl Author for Endpoint {
                     Err(_) => {}
                 };
                 take(first);
-                loop {
-                    match receiver.try_recv() {
-                        Ok(more) => take(more),
-                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                    }
+                while let Ok(more) = receiver.try_recv() {
+                    take(more);
                 }
                 if !answers.is_empty()
                     && let Err(error) = done(answers)

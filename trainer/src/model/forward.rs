@@ -47,11 +47,8 @@ pub fn prefill_observed(base: &Base, tokens: &[u32], mut observer: Option<&mut O
     let mut cache = Cache::default();
     for chunk in tokens.chunks(PREFILL_ROWS) {
         let tree = Tree::trunk(cache.tokens, chunk);
-        // Reborrowed by hand: a trait object's lifetime cannot be shortened inside an option.
-        let seen = match &mut observer {
-            Some(observer) => Some(&mut **observer as &mut Observer),
-            None => None,
-        };
+        // A trait object's lifetime cannot be shortened inside an option.
+        let seen = observer.as_mut().map(|observer| &mut **observer as &mut Observer);
         cache = evaluate(&policy, &tree, &cache, None, seen, true).1;
     }
     cache
