@@ -892,7 +892,8 @@ CRITIC_API CRITIC_MUST_USE critic_status critic_refine(critic_session *session,
 
 /*
  * Critiques and refines, request->rounds times, until the critique finds nothing to change, or
- * has too low a utility advantage, or a refinement is refused. Each round's draft is the last accepted refinement.
+ * has too low a utility advantage, or a refinement is refused. Each round's draft is the last
+ * accepted refinement.
  *
  * All is as with critic_refine; request->critique is not looked at.
  */

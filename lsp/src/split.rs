@@ -93,7 +93,7 @@ fn blocks(text: &str, language: &Language) -> Vec<Range<usize>> {
 pub fn around(text: &str, language: &Language, at: usize) -> Range<usize> {
     let lines = lines(text, 0..text.len());
     let here = lines.iter().position(|line| at < line.end).unwrap_or(lines.len().saturating_sub(1));
-    let found = if language.prose { None } else { function(text, &lines, here) };
+    let found = if language.prose || lines.is_empty() { None } else { function(text, &lines, here) };
     let block = || blocks(text, language).into_iter().find(|block| at < block.end || block.end == text.len());
     let range = found.or_else(block).unwrap_or(0..text.len());
     // Without the blank lines behind it.

@@ -387,7 +387,8 @@ fn attacks() {
     refused(&forged(&file, "\\\"rank\\\":16", "\\\"rank\\\":17"), "tensor adapter.");
     refused(&forged(&file, "\\\"rank\\\":16", "\\\"rank\\\":15"), "tensor adapter.");
     refused(&forged(&file, "\\\"scale\\\":2.0", "\\\"scale\\\":NaN"), "critic.adapter");
-    refused(&forged(&file, "\\\"scale\\\":2.0,\\\"inv", "\\\"scale\\\":1e99,\\\"in"), "scale is inf");
+    // Refused as it is read, or as infinity: which, is a matter of serde_json's features.
+    refused(&forged(&file, "\\\"scale\\\":2.0,\\\"inv", "\\\"scale\\\":1e99,\\\"in"), "adapter");
     refused(&forged(&file, "critic.adapter", "critic.adaptre"), "holds no adapter");
     refused(&bytes, "holds no adapter");
     for cut in (0..file.len()).step_by(file.len() / 200) {

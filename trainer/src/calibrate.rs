@@ -2,7 +2,7 @@
 //! quantization has to be exact.
 //!
 //! The error that rounding a weight makes in y = W·x is (ΔW·x)², whose mean over activations of
-//! uncorrelated columns is Σ_j ΔW_j²·E[x_j²]: the quantizer makes that sum small (AWQ, arXiv 2306.00978,
+//! uncorrelated columns is Σ_j ΔW_j²·E\[x_j²\]: the quantizer makes that sum small (AWQ, arXiv 2306.00978,
 //! looks at the same magnitudes).
 
 use std::collections::BTreeMap;
