@@ -485,7 +485,7 @@ impl Session {
     }
 
     /// The same with the adapter acting from token `adapted_from` on;
-    /// [`NEVER`](crate::adapter::NEVER) is the base model.
+    /// [`NEVER`] is the base model.
     pub fn prefill_from(
         &mut self,
         tokens: &[u32],
