@@ -53,19 +53,22 @@ fn marked(text: &str, line: std::ops::Range<usize>, part: std::ops::Range<usize>
     let before = &text[line.start..part.start];
     let skip = before.char_indices().rev().map(|(at, _)| at).nth(WIDTH / 2).unwrap_or(0);
     let (mut source, mut marks) = (String::new(), String::new());
+    let mut columns = 0;
     if skip > 0 {
         source.push('…');
         marks.push(' ');
+        columns += 1;
     }
     for (at, c) in text[line.start + skip..line.end].char_indices() {
         let at = line.start + skip + at;
         let seen = shown(c.encode_utf8(&mut [0; 4]));
         let width: usize = seen.chars().map(|c| c.width().unwrap_or(0)).sum();
-        if marks.chars().count() + width > WIDTH {
+        if columns + width > WIDTH {
             source.push('…');
             break;
         }
         source += &seen;
+        columns += width;
         let mark = if at < part.start { ' ' } else { '^' };
         if at < part.end {
             marks.extend(std::iter::repeat_n(mark, width));
