@@ -79,6 +79,18 @@ pub fn open(name: &str) -> Result<Device> {
     }
 }
 
+/// Whether `device` is this machine's processor.
+pub fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    let is_cpu = *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    let is_cpu = {
+        _ = device;
+        false
+    };
+    is_cpu
+}
+
 /// Names that [`open`] takes in this build and on this machine.
 pub fn available() -> Vec<String> {
     // Of these, there is one at most.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use critic::file::Config;
 
 use crate::data::EncodedGroup;
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::model::Policy;
 
@@ -56,13 +57,23 @@ const INNER: usize = 8;
 /// Tensors `[heads, rows, keys]` of a layer that are kept.
 const SCORES: usize = 2;
 
+/// Most that [`lanes`] gives.
+pub const LANES: usize = 2;
+
+/// Parts of a pass that are computed at the same time, each with the instruction's rows of its own: two halves
+/// of the critiques, on a CPU. A prefix that is not cached would have to be computed twice.
+pub fn lanes(policy: &Policy) -> usize {
+    if policy.is_activated() && is_cpu(&policy.device()) { LANES } else { 1 }
+}
+
 /// Consecutive critiques of a group that go through together.
 pub fn parts(policy: &Policy, group: &EncodedGroup, limit: usize) -> Result<Vec<Range<usize>>> {
     let config = &policy.base.config;
     let shared = if policy.is_activated() { 0 } else { group.prefix.len() };
     let (cached, trunk) = (group.prefix.len() - shared, shared + group.instruction.len());
     let weights = if limit == usize::MAX { 0 } else { weight_bytes(policy) };
-    let bytes = |rows: usize| weights.saturating_add(pass_bytes(config, trunk + rows, cached + trunk + rows));
+    let bytes =
+        |rows: usize| weights.saturating_add(pass_bytes(config, lanes(policy) * trunk + rows, cached + trunk + rows));
     let (mut parts, mut first, mut rows) = (Vec::new(), 0, 0);
     for (index, critique) in group.critiques.iter().enumerate() {
         if bytes(critique.len()) > limit {

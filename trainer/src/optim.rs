@@ -25,6 +25,15 @@ impl Gradient {
         }
     }
 
+    /// Adds another gradient of the same parameters.
+    pub fn append(&mut self, other: Self) {
+        for (index, found) in other.0.into_iter().enumerate() {
+            if let Some(found) = found {
+                self.add_to(index, found);
+            }
+        }
+    }
+
     /// Adds `found` to the gradient of parameter `index`.
     pub fn add_to(&mut self, index: usize, found: Tensor<2>) {
         if self.0.len() <= index {

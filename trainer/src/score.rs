@@ -1,11 +1,16 @@
 //! Log-probabilities of a group's critiques, and their gradient.
 
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::sync::OnceLock;
+
 use burn::tensor::{Tensor, TensorData};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data::EncodedGroup;
 use crate::error::{Error, Result};
-use crate::memory::{Limits, parts};
-use crate::model::{Cache, Dropout, GroupTree, Policy, forward, log_probs, output_gradient, prefill};
+use crate::memory::{self, Limits, parts};
+use crate::model::{Cache, Dropout, GroupTree, LogProbs, Policy, forward, log_probs, output_gradient, prefill};
 use crate::objective::{Evaluation, Objective, ScoredGroup};
 use crate::optim::Gradient;
 
@@ -61,9 +66,55 @@ fn score_in(
     dropout: Option<&Dropout>,
     limits: &Limits,
 ) -> Vec<f64> {
-    let tree = GroupTree::new(context.start, &context.trunk, 0, critiques);
-    let hidden = predict(policy, &tree, &context.cache, dropout);
-    tree.sums(&log_probs(&hidden, policy.base.output(), &tree.targets, limits.logits, false).values)
+    let one = |lane: Range<usize>| {
+        let tree = GroupTree::new(context.start, &context.trunk, lane.start, &critiques[lane]);
+        let hidden = predict(policy, &tree, &context.cache, dropout);
+        tree.sums(&log_probs(&hidden, policy.base.output(), &tree.targets, limits.logits, false).values)
+    };
+    beside(lanes(policy, critiques, 0..critiques.len()), one).concat()
+}
+
+/// Critiques that go through at the same time, each on a thread of its own: flex computes much of a
+/// pass, all but products and softmax, on one thread. Where they are cut is a function of the critiques
+/// alone, because it decides the last bits of a gradient.
+fn lanes(policy: &Policy, critiques: &[Vec<u32>], part: Range<usize>) -> Vec<Range<usize>> {
+    if memory::lanes(policy) < 2 || part.len() < 2 {
+        return vec![part];
+    }
+    let tokens = |range: Range<usize>| critiques[range].iter().map(Vec::len).sum::<usize>();
+    let half = tokens(part.clone()).div_ceil(2);
+    let cut = (part.start + 1..part.end).find(|&cut| tokens(part.start..cut) >= half).unwrap_or(part.end - 1);
+    vec![part.start..cut, cut..part.end]
+}
+
+/// `work` for each item, at the same time, in the order of the items. Products ask how many threads there
+/// are: in a pool of one thread they stay on it, where those of two lanes would wait for one another.
+fn beside<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if items.len() < 2 {
+        return items.into_iter().map(work).collect();
+    }
+    static POOLS: OnceLock<Vec<ThreadPool>> = OnceLock::new();
+    let pools = POOLS.get_or_init(|| {
+        let pool = || ThreadPoolBuilder::new().num_threads(1).build().expect("the system starts a thread");
+        (0..memory::LANES).map(|_| pool()).collect()
+    });
+    assert!(items.len() <= pools.len(), "a pool for each lane");
+    let work = &work;
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> =
+            items.into_iter().zip(pools).map(|(item, pool)| scope.spawn(move || pool.install(|| work(item)))).collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
+/// A lane between its forward and its backward pass.
+struct Lane {
+    range: Range<usize>,
+    leaves: Policy,
+    tree: GroupTree,
+    /// `[targets, hidden]`
+    hidden: Tensor<2>,
+    found: LogProbs,
 }
 
 /// A group after its forward and backward pass.
@@ -112,46 +163,48 @@ pub fn differentiate(
     });
     let mut tokens = prefix;
     for part in parts {
-        let leaves = policy.tracked();
-        let tree = GroupTree::new(context.start, &context.trunk, part.start, &group.critiques[part.clone()]);
-        tokens += tree.tree.rows();
-        let hidden = predict(&leaves, &tree, &context.cache, dropout);
-        let found = log_probs(&hidden.clone().inner(), policy.base.output(), &tree.targets, limits.logits, true);
+        let forth = beside(lanes(policy, &group.critiques, part), |range| {
+            let leaves = policy.tracked();
+            let tree = GroupTree::new(context.start, &context.trunk, range.start, &group.critiques[range.clone()]);
+            let hidden = predict(&leaves, &tree, &context.cache, dropout);
+            let found = log_probs(&hidden.clone().inner(), policy.base.output(), &tree.targets, limits.logits, true);
+            Lane { range, leaves, tree, hidden, found }
+        });
+        tokens += forth.iter().map(|lane| lane.tree.tree.rows()).sum::<usize>();
         let (_, evaluation) = known.get_or_insert_with(|| {
-            let log_policy = tree.sums(&found.values);
+            let log_policy: Vec<f64> = forth.iter().flat_map(|lane| lane.tree.sums(&lane.found.values)).collect();
             let evaluation = evaluate(&log_policy);
             (log_policy, evaluation)
         });
         let Some(evaluation) = evaluation else { break };
-        let factors: Vec<f64> = evaluation.gradient[part].iter().map(|factor| factor * weight).collect();
-        let factors = tree.spread(&factors);
-        backward(policy, &leaves, &tree, hidden, found.directions, &factors, limits, gradient);
+        let factors = &evaluation.gradient;
+        let back = beside(forth, |lane| {
+            let factors: Vec<f64> = factors[lane.range.clone()].iter().map(|factor| factor * weight).collect();
+            lane.backward(policy, &factors, limits)
+        });
+        back.into_iter().for_each(|found| gradient.append(found));
     }
     let (log_policy, evaluation) = known.expect("a group has at least one part");
     Ok(Differentiated { log_policy, evaluation, tokens })
 }
 
-/// Adds the gradient of Σ factor · log p to `gradient`; `factors` are `[targets]`.
-#[allow(clippy::too_many_arguments, reason = "both ends of one graph")]
-fn backward(
-    policy: &Policy,
-    leaves: &Policy,
-    tree: &GroupTree,
-    hidden: Tensor<2>,
-    directions: Option<Tensor<2>>,
-    factors: &[f32],
-    limits: &Limits,
-    gradient: &mut Gradient,
-) {
-    let Some(directions) = directions else { return };
-    let column = Tensor::<2>::from_data(TensorData::new(factors.to_vec(), [factors.len(), 1]), &policy.device());
-    if policy.adapter.is_none() {
-        let output = if policy.base.output.is_some() { "output" } else { "embedding" };
-        let index = policy.parameters().iter().position(|(name, _)| name == output);
-        let rows = hidden.clone().inner();
-        let found = output_gradient(&rows, policy.base.output(), &tree.targets, factors, limits.logits);
-        gradient.add_to(index.expect("the base has it"), found);
+impl Lane {
+    /// The gradient of Σ factor · log p; `factors` are `[critiques]`.
+    fn backward(self, policy: &Policy, factors: &[f64], limits: &Limits) -> Gradient {
+        let mut gradient = Gradient::default();
+        let Some(directions) = self.found.directions else { return gradient };
+        let factors = self.tree.spread(factors);
+        if policy.adapter.is_none() {
+            let output = if policy.base.output.is_some() { "output" } else { "embedding" };
+            let index = policy.parameters().iter().position(|(name, _)| name == output);
+            let rows = self.hidden.clone().inner();
+            let found = output_gradient(&rows, policy.base.output(), &self.tree.targets, &factors, limits.logits);
+            gradient.add_to(index.expect("the base has it"), found);
+        }
+        let rows = factors.len();
+        let column = Tensor::<2>::from_data(TensorData::new(factors, [rows, 1]), &policy.device());
+        let mut found = (self.hidden * (directions * column)).sum().backward();
+        gradient.add(&self.leaves, &mut found);
+        gradient
     }
-    let mut found = (hidden * (directions * column)).sum().backward();
-    gradient.add(leaves, &mut found);
 }

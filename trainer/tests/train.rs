@@ -11,7 +11,7 @@ use critic_trainer::Error;
 use critic_trainer::checkpoint;
 use critic_trainer::data::EncodedGroup;
 use critic_trainer::device::Precision;
-use critic_trainer::memory::{Limits, pass_bytes, weight_bytes};
+use critic_trainer::memory::{Limits, lanes, pass_bytes, weight_bytes};
 use critic_trainer::model::{Adapter, AdapterOptions, Base, Dropout, Policy};
 use critic_trainer::objective::{Normalizer, Objective};
 use critic_trainer::optim::{Gradient, Optimizer, OptimizerOptions};
@@ -97,7 +97,8 @@ fn distance(policy: &Policy, a: &Gradient, b: &Gradient) -> f64 {
 
 /// A limit that `critiques` tokens of critiques of `group` just fit.
 fn limit(policy: &Policy, group: &EncodedGroup, critiques: usize) -> Limits {
-    let rows = group.instruction.len() + critiques + if policy.is_activated() { 0 } else { group.prefix.len() };
+    let prefix = if policy.is_activated() { 0 } else { group.prefix.len() };
+    let rows = lanes(policy) * group.instruction.len() + critiques + prefix;
     let keys = group.prefix.len() + group.instruction.len() + critiques;
     let memory = weight_bytes(policy) + pass_bytes(&policy.base.config, rows, keys);
     Limits { memory, ..Limits::default() }
