@@ -43,7 +43,7 @@ pub fn bench_step(arguments: &[String]) -> Result<(), String> {
         _ => return Err("usage: cargo xtask bench-step [--repeat N]".to_owned()),
     };
     let python = python()?;
-    run(&mut cargo(&["build", "--release", "-p", "critic-trainer", "--example", "rco_step"]))?;
+    run(&mut cargo(&["build", "--release", "--workspace", "--example", "rco_step"]))?;
     let model = models()?.1;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
