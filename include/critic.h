@@ -585,6 +585,15 @@ typedef struct critic_session_options {
   uint32_t adapter;
   /* Zero. */
   uint32_t reserved;
+  /*
+   * A folder in which what was evaluated of long prompts is left, and mapped by later sessions
+   * of the same model whose prompts begin alike; empty: nothing is read or written. The files say
+   * what the texts say, and are made for their owner alone. That one cannot be read or written is
+   * no error. Nobody may truncate them while a session lives.
+   */
+  critic_text prefix_cache;
+  /* Most bytes in that folder, the ones that were used last; 0 is 1 GiB. */
+  uint64_t prefix_cache_bytes;
 } critic_session_options;
 
 /* What a session is doing with memory and threads. Make it with critic_session_info_default(). */

@@ -297,6 +297,8 @@ struct session_options {
   std::uint32_t context_tokens = 0, threads = 0;
   std::string_view kernel;
   std::uint32_t adapter = CRITIC_ADAPTER_DEFAULT;
+  std::string_view prefix_cache;
+  std::uint64_t prefix_cache_bytes = 0;
 };
 
 // For one thread at a time, save cancel and clear_cancel.
@@ -312,6 +314,8 @@ class session {
     c.threads = options.threads;
     c.kernel = detail::text(options.kernel);
     c.adapter = options.adapter;
+    c.prefix_cache = detail::text(options.prefix_cache);
+    c.prefix_cache_bytes = options.prefix_cache_bytes;
     critic_session *out = nullptr;
     critic_error error;
     if (critic_session_new(model.get(), &c, &out, &error) != CRITIC_OK) return detail::fail<session>(error);

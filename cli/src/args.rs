@@ -68,6 +68,9 @@ pub struct ModelArgs {
     /// Most tokens of context [default: the model's limit]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
+    /// Folder in which what was evaluated of long prompts is left for the next call
+    #[arg(long, value_name = "DIR")]
+    pub prefix_cache: Option<PathBuf>,
     #[command(flatten)]
     pub adapted: AdapterArgs,
 }

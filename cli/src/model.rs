@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use critic::quant::Format;
-use critic::{AdapterUse, Bytes, Kernel, Model, ModelFile, Precision, Session, SessionOptions};
+use critic::{AdapterUse, Bytes, Kernel, Model, ModelFile, Precision, PrefixCache, Session, SessionOptions};
 use critic_import::pull::{DEFAULT_MODEL, Name, PullOptions, pull};
 use critic_import::{ConvertOptions, convert, read_peft};
 use sha2::{Digest, Sha256};
@@ -58,7 +58,10 @@ impl ModelArgs {
         let threads = self.threads.unwrap_or(0) as usize;
         let context_tokens = self.context.unwrap_or(0) as usize;
         let adapter = if self.adapted.no_adapter { AdapterUse::Off } else { AdapterUse::Auto };
-        Ok(Session::new(model, &SessionOptions { context_tokens, threads, kernel, precision, adapter })?)
+        let options = SessionOptions { context_tokens, threads, kernel, precision, adapter };
+        let mut session = Session::new(model, &options)?;
+        session.set_prefix_cache(self.prefix_cache.as_ref().map(PrefixCache::new));
+        Ok(session)
     }
 }
 

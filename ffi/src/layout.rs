@@ -29,7 +29,9 @@ fn structs_are_laid_out_as_in_c() {
             struct_size file_bytes private_bytes context_tokens vocabulary format_version has_adapter name family
             licence kernel
         }
-        critic_session_options { struct_size context_tokens threads kernel adapter reserved }
+        critic_session_options {
+            struct_size context_tokens threads kernel adapter reserved prefix_cache prefix_cache_bytes
+        }
         critic_session_info { struct_size cache_bytes context_tokens cached_tokens threads reserved kernel }
         critic_event { struct_size phase round done_tokens total_tokens text }
         critic_message { role content }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, TryLockError};
 
-use runtime::{AdapterUse, CancelToken, Kernel, Precision, Session, SessionOptions};
+use runtime::{AdapterUse, CancelToken, Kernel, Precision, PrefixCache, Session, SessionOptions};
 
 use crate::boundary::{Failure, Outcome, guard};
 use crate::convert;
@@ -42,6 +42,13 @@ pub struct critic_session_options {
     pub adapter: u32,
     /// Zero.
     pub reserved: u32,
+    /// A folder in which what was evaluated of long prompts is left, and mapped by later sessions
+    /// of the same model whose prompts begin alike; empty: nothing is read or written. The files say
+    /// what the texts say, and are made for their owner alone. That one cannot be read or written is
+    /// no error. Nobody may truncate them while a session lives.
+    pub prefix_cache: critic_text,
+    /// Most bytes in that folder, the ones that were used last; 0 is 1 GiB.
+    pub prefix_cache_bytes: u64,
 }
 // SAFETY: repr(C), size first; zeros are valid.
 unsafe impl Versioned for critic_session_options {}
@@ -137,9 +144,11 @@ unsafe fn hold(this: *const critic_session) -> Outcome<Arc<critic_session>> {
 
 /// # Safety
 /// As for [`structs::read`].
-unsafe fn options_of(options: *const critic_session_options) -> Outcome<SessionOptions> {
+unsafe fn options_of(options: *const critic_session_options) -> Outcome<(SessionOptions, Option<PrefixCache>)> {
     // SAFETY: as the caller promises.
-    let Some(options) = (unsafe { structs::read(options, "options")? }) else { return Ok(SessionOptions::default()) };
+    let Some(options) = (unsafe { structs::read(options, "options")? }) else {
+        return Ok((SessionOptions::default(), None));
+    };
     // SAFETY: the text lives until the call returns.
     let kernel = unsafe { convert::text(options.kernel, "kernel")? };
     if options.reserved != 0 {
@@ -151,13 +160,21 @@ unsafe fn options_of(options: *const critic_session_options) -> Outcome<SessionO
         2 => AdapterUse::On,
         other => return Err(Failure::invalid(format!("adapter is {other}, which is no critic_adapter"))),
     };
-    Ok(SessionOptions {
+    // SAFETY: the text lives until the call returns.
+    let folder = unsafe { convert::text(options.prefix_cache, "prefix_cache")? };
+    let cache = (!folder.is_empty()).then(|| {
+        let cache = PrefixCache::new(folder);
+        let limit = if options.prefix_cache_bytes == 0 { cache.limit } else { options.prefix_cache_bytes };
+        PrefixCache { limit, ..cache }
+    });
+    let options = SessionOptions {
         context_tokens: options.context_tokens as usize,
         threads: options.threads as usize,
         kernel: if kernel.is_empty() { None } else { Some(Kernel::named(kernel)?) },
         precision: Precision::Fast,
         adapter,
-    })
+    };
+    Ok((options, cache))
 }
 
 /// Bytes of KV cache that a session with these options holds when its context is full; 0
@@ -173,7 +190,7 @@ pub unsafe extern "C" fn critic_session_bytes(
         // SAFETY: NULL or a model that the caller holds.
         let model = unsafe { model.as_ref() }.ok_or_else(|| Failure::null("model"))?;
         // SAFETY: NULL or the caller's.
-        let options = unsafe { options_of(options)? };
+        let (options, _) = unsafe { options_of(options)? };
         let config = model.model.config();
         let tokens = if options.context_tokens == 0 { config.context } else { options.context_tokens };
         bytes = runtime::kv::cache_bytes(config, options.precision, tokens) as u64;
@@ -205,8 +222,9 @@ pub unsafe extern "C" fn critic_session_new(
             return Err(Failure::null("out"));
         }
         // SAFETY: NULL or the caller's.
-        let options = unsafe { options_of(options)? };
-        let session = Session::new(&model.model, &options)?;
+        let (options, cache) = unsafe { options_of(options)? };
+        let mut session = Session::new(&model.model, &options)?;
+        session.set_prefix_cache(cache);
         model.log(
             critic_severity::CRITIC_NOTE,
             &format!("session with kernel {} on {} threads", session.kernel().name(), session.threads()),

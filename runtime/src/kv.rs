@@ -3,7 +3,8 @@
 //! A sequence is a list of pages of [`PAGE_TOKENS`] positions, all layers in each. Forking
 //! clones the list; writing to a page that another sequence also holds copies that page
 //! alone. A page that nobody holds any more is zeroed (it is somebody's text) and kept for
-//! reuse, so that decoding does not allocate.
+//! reuse, so that decoding does not allocate. Pages may also lie in a mapped file
+//! ([`crate::prefix`]), as if another sequence held them.
 //!
 //! Not here: how keys and values are computed, or which tokens are wanted (see
 //! [`crate::session`]).
@@ -16,7 +17,7 @@ use crate::error::Result;
 use crate::file::Config;
 use crate::kernels::Kernel;
 use crate::kernels::attention::{Element, PAGE_TOKENS, PagePart, StorePosition};
-use crate::map::try_zeroed;
+use crate::map::{Slice, try_zeroed};
 
 /// How keys, values and activations are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,7 +70,11 @@ impl PageStore {
 
 /// Memory of a page, in words that are aligned for both element types. Threads write
 /// different positions of it at once: see [`Sequence::write`].
-struct Words(Box<[UnsafeCell<u32>]>);
+enum Words {
+    Own(Box<[UnsafeCell<u32>]>),
+    /// Never written: see [`Sequence::reserve`].
+    Mapped(Slice<u32>),
+}
 
 // SAFETY: shared access is through `Sequence::write` and `Sequence::part`, whose contracts
 // keep writers of a position alone with it.
@@ -80,16 +85,21 @@ impl Words {
     fn zeroed(len: usize) -> Result<Self> {
         let words = Box::into_raw(try_zeroed::<u32>(len)?.into_boxed_slice());
         // SAFETY: UnsafeCell<u32> has the layout of u32.
-        Ok(Self(unsafe { Box::from_raw(words as *mut [UnsafeCell<u32>]) }))
+        Ok(Self::Own(unsafe { Box::from_raw(words as *mut [UnsafeCell<u32>]) }))
     }
 
     fn as_ptr(&self) -> *mut u32 {
-        self.0.as_ptr().cast_mut().cast()
+        match self {
+            Self::Own(words) => words.as_ptr().cast_mut().cast(),
+            Self::Mapped(words) => words.as_ptr().cast_mut(),
+        }
     }
 
-    fn get_mut(&mut self) -> &mut [u32] {
+    /// The memory, if it may be written.
+    fn get_mut(&mut self) -> Option<&mut [u32]> {
+        let Self::Own(words) = self else { return None };
         // SAFETY: exclusive, and the layout is that of u32.
-        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.0.len()) }
+        Some(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) })
     }
 }
 
@@ -101,8 +111,9 @@ pub(crate) struct Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        let mut words = std::mem::replace(&mut self.words, Words(Box::default()));
-        zero(words.get_mut());
+        let mut words = std::mem::replace(&mut self.words, Words::Own(Box::default()));
+        let Some(memory) = words.get_mut() else { return };
+        zero(memory);
         self.store.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(words);
     }
 }
@@ -184,9 +195,9 @@ impl Sequence {
         for index in self.tokens.len() / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS) {
             if index == self.pages.len() {
                 self.pages.push(self.store.page()?);
-            } else if Arc::get_mut(&mut self.pages[index]).is_none() {
+            } else if Arc::get_mut(&mut self.pages[index]).and_then(|page| page.words.get_mut()).is_none() {
                 let mut copy = self.store.page()?;
-                let words = Arc::get_mut(&mut copy).expect("a new page has one owner").words.get_mut();
+                let words = Arc::get_mut(&mut copy).and_then(|page| page.words.get_mut()).expect("a new page");
                 // SAFETY: both pages have the store's size; `&mut self` and `commit` see to it
                 // that nobody writes to positions which several sequences share.
                 words.copy_from_slice(unsafe {
@@ -207,6 +218,41 @@ impl Sequence {
         }
         self.tokens.extend_from_slice(tokens);
         debug_assert!(self.tokens.len() <= self.pages.len() * PAGE_TOKENS);
+    }
+
+    /// The words of the whole pages that the base model alone filled: those of the first
+    /// `tokens / PAGE_TOKENS` pages.
+    pub(crate) fn base_pages(&self) -> impl Iterator<Item = &[u32]> {
+        let pages = self.tokens.len().min(self.adapted_from) / PAGE_TOKENS;
+        // SAFETY: whole pages are committed, so that nobody writes to them, and have the store's size.
+        self.pages[..pages]
+            .iter()
+            .map(|page| unsafe { std::slice::from_raw_parts(page.words.as_ptr(), self.store.words) })
+    }
+
+    /// In place of what this held: `tokens`, whole pages of them, whose keys and values the base model
+    /// computed; `words` are those of all pages, in a row.
+    pub(crate) fn replace_by_base(&mut self, tokens: &[u32], words: &Slice<u32>) {
+        assert_eq!(words.len(), tokens.len() / PAGE_TOKENS * self.store.words);
+        self.tokens = tokens.to_vec();
+        self.adapted_from = NEVER;
+        self.pages = (0..tokens.len() / PAGE_TOKENS)
+            .map(|page| {
+                let words = Words::Mapped(words.part(page * self.store.words..(page + 1) * self.store.words));
+                Arc::new(Page { words, store: Arc::clone(&self.store) })
+            })
+            .collect();
+    }
+
+    /// What the words of a page mean, as text: differs where they could not be exchanged.
+    pub(crate) fn layout(&self) -> String {
+        let PageStore { precision, kv_heads, head_dim, words, .. } = &*self.store;
+        format!("{precision:?} {kv_heads} {head_dim} {words} {PAGE_TOKENS}")
+    }
+
+    /// Words of a page.
+    pub(crate) fn page_words(&self) -> usize {
+        self.store.words
     }
 
     /// Stores the key and value `[head_dim]` of (position, layer, KV head).

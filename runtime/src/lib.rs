@@ -29,7 +29,7 @@
 //! [`adapter`] are views of them. [`kernels`] do arithmetic on them in place, on the
 //! [`pool`]'s threads; [`transformer`] puts the kernels in order and [`kv`] remembers what was evaluated. The [`tokenizer`] turns text into
 //! tokens, [`chat`] a conversation. A [`model`] is all that is shared, a [`session`] what
-//! one caller owns; it chooses tokens with the [`sampler`], among those that a [`grammar`]
+//! one caller owns, and a [`prefix`] what one may leave on disk for the next; it chooses tokens with the [`sampler`], among those that a [`grammar`]
 //! allows where there is one, and hands them out through [`text`]. On top stands the loop:
 //! [`critique`], whose structured form is a list of [`findings`], [`refine`], [`improve`].
 //!
@@ -38,6 +38,7 @@
 //! threads, instruction set. And text is data: it can never become a control token.
 
 pub mod adapter;
+mod branch;
 pub mod chat;
 pub mod critique;
 pub mod divergence;
@@ -51,6 +52,7 @@ pub mod kv;
 pub mod map;
 pub mod model;
 pub mod pool;
+pub mod prefix;
 pub mod quant;
 pub mod refine;
 pub mod sampler;
@@ -71,6 +73,7 @@ pub use kernels::Kernel;
 pub use kv::Precision;
 pub use map::Bytes;
 pub use model::Model;
+pub use prefix::PrefixCache;
 pub use refine::{Host, Message, Refinement, Role};
 pub use sampler::Sampling;
 pub use session::{

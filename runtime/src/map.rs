@@ -183,6 +183,12 @@ impl<T: Plain> Slice<T> {
         })
     }
 
+    /// The elements `range`, which must lie inside.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len);
+        Self { offset: self.offset + range.start * size_of::<T>(), len: range.len(), ..self.clone() }
+    }
+
     /// The first `len` elements, if there are as many.
     pub fn truncated(mut self, len: usize) -> Option<Self> {
         (len <= self.len).then(|| {

@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::adapter::{Adapter, NEVER};
+use crate::branch::Branch;
 use crate::error::{Error, Result};
-use crate::grammar::{Cursor, FindingGrammar};
+use crate::grammar::FindingGrammar;
 use crate::kernels::Kernel;
 use crate::kernels::rows::LogSumExp;
 use crate::kv::{Precision, Sequence};
 use crate::map::try_zeroed;
 use crate::model::Model;
+use crate::prefix::{LEAST, PrefixCache, identity};
 use crate::sampler::{Sampler, Sampling};
-use crate::speculate::Speculator;
-use crate::text::TextStream;
 use crate::transformer::{Engine, Logits, OnLogits, Run};
 
 /// How a session computes. Zero and `None` mean the default.
@@ -202,6 +202,8 @@ pub struct Session {
     sequence: Sequence,
     sampler: Sampler,
     cancel: CancelToken,
+    /// Where prefixes are left, and the identity of this session's.
+    prefixes: Option<(PrefixCache, u64)>,
     pub(crate) timings: Timings,
 }
 
@@ -228,6 +230,7 @@ impl Session {
             context: if options.context_tokens == 0 { limit } else { options.context_tokens },
             sampler: Sampler::default(),
             cancel: CancelToken::default(),
+            prefixes: None,
             timings: Timings::default(),
         })
     }
@@ -271,6 +274,15 @@ impl Session {
     /// Stops this session's calls from any thread.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
+    }
+
+    /// Has prompts begin, where `cache` has more of them than the session itself, with keys and values
+    /// that are mapped from its files; and leaves there those of prompts of which 256 tokens or more had to
+    /// be evaluated, as far as the base model did it. `None`, the default: nothing is read or written. That
+    /// a prefix could not be written is no error: it is not there next time. Nobody may truncate the files
+    /// while a session lives.
+    pub fn set_prefix_cache(&mut self, cache: Option<PrefixCache>) {
+        self.prefixes = cache.map(|cache| (cache, identity(&self.model, &self.sequence.layout())));
     }
 
     /// Forgets what was evaluated.
@@ -504,11 +516,20 @@ impl Session {
         }
         self.check_cancelled()?;
         let started = Instant::now();
+        let mut known = self.sequence.common_prefix(tokens, adapted_from);
+        let base = &tokens[..adapted_from.min(tokens.len())];
+        if let Some((cache, identity)) = &self.prefixes
+            && logits != Logits::All
+            && base.len() >= known + LEAST
+            && let Some(found) = cache.load(*identity, base, known, &mut self.sequence)
+        {
+            known = found;
+        }
         // The last token is evaluated again for its logits.
         let reused = match logits {
             Logits::All => 0,
-            Logits::Last => self.sequence.common_prefix(tokens, adapted_from).min(tokens.len() - 1),
-            Logits::None => self.sequence.common_prefix(tokens, adapted_from),
+            Logits::Last => known.min(tokens.len() - 1),
+            Logits::None => known,
         };
         self.sequence.truncate(reused);
         let model = Arc::clone(&self.model);
@@ -526,6 +547,11 @@ impl Session {
             let result = self.engine.forward(model.weights(), &mut runs, &self.cancel.0, sink);
             self.seen(result)?;
             done = end;
+        }
+        if let Some((cache, identity)) = &self.prefixes
+            && base.len() >= reused + LEAST
+        {
+            _ = cache.store(*identity, &self.sequence);
         }
         self.timings.prompt_tokens += tokens.len();
         self.timings.reused_tokens += reused;
@@ -624,155 +650,4 @@ impl Session {
 /// `ln p(token)` under `logits`.
 pub fn log_probability(kernel: Kernel, logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize]) - kernel.run(LogSumExp { x: logits })
-}
-
-impl Repeats {
-    fn speculator(&self) -> Option<Speculator> {
-        match self {
-            Repeats::Nothing => None,
-            Repeats::Quotes(texts) => Some(Speculator::quoting(texts.clone())),
-            Repeats::Draft(texts) => Some(Speculator::repeating(texts.clone())),
-        }
-    }
-}
-
-/// One continuation in the making.
-struct Branch {
-    sampling: Sampling,
-    /// Tells apart continuations that share a seed.
-    candidate: u64,
-    max_tokens: usize,
-    /// Tokens that are taken instead of those that are chosen.
-    forced: Option<Vec<u32>>,
-    sequence: Sequence,
-    stream: TextStream,
-    /// Prompt and generated tokens.
-    context: Vec<u32>,
-    /// Length of the prompt in `context`.
-    prompt: usize,
-    logprob: f64,
-    end: Option<u32>,
-    stop: Option<Stop>,
-    /// Text since the last report.
-    fresh: Option<String>,
-    /// Where the text is in the form that it must have.
-    cursor: Option<Cursor>,
-    /// Tokens that are not evaluated yet: the last one that was chosen, and forced ones.
-    unread: usize,
-    speculator: Option<Speculator>,
-    /// Tokens that had been guessed.
-    guessed: usize,
-}
-
-impl Branch {
-    fn new(prefix: &Sequence, options: &GenerateOptions, candidate: usize, max_tokens: usize) -> Self {
-        Self {
-            sampling: options.sampling.clone(),
-            candidate: candidate as u64,
-            max_tokens,
-            forced: options.forced.clone(),
-            sequence: prefix.fork(),
-            stream: TextStream::new(&options.stop),
-            context: prefix.tokens().to_vec(),
-            prompt: prefix.len(),
-            logprob: 0.0,
-            end: None,
-            stop: None,
-            fresh: None,
-            cursor: options.grammar.as_ref().map(Cursor::new),
-            unread: 0,
-            // What a grammar forces is evaluated together anyway.
-            speculator: options.repeats.speculator().filter(|_| options.grammar.is_none()),
-            guessed: 0,
-        }
-    }
-
-    /// Tokens that are to be evaluated next: those that stand fast, and guesses.
-    fn input(&mut self) -> Vec<u32> {
-        let pending = &self.context[self.context.len() - self.unread..];
-        // The last token of all is not evaluated any more.
-        let room = (self.max_tokens - self.tokens().len()).saturating_sub(1);
-        let guesses = self.speculator.as_mut().map_or(&[][..], |speculator| speculator.guess(room));
-        [pending, guesses].concat()
-    }
-
-    /// Tokens generated so far.
-    fn tokens(&self) -> &[u32] {
-        &self.context[self.prompt..]
-    }
-
-    /// The next token and its log-probability. The one place where a token is chosen.
-    fn choose(&mut self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler) -> (u32, f64) {
-        let (left, at) = (self.max_tokens - self.tokens().len(), self.tokens().len());
-        let (sampling, context, candidate) = (&self.sampling, &self.context, self.candidate);
-        let token = match &mut self.cursor {
-            None => sampler.choose(logits, sampling, context, candidate, None),
-            Some(cursor) => match cursor.forced() {
-                Some(token) => token,
-                None => {
-                    let token = sampler.choose(logits, sampling, context, candidate, Some(cursor.allowed(left)));
-                    cursor.chosen(token, logits);
-                    token
-                }
-            },
-        };
-        let token = self.forced.as_ref().and_then(|forced| forced.get(at).copied()).unwrap_or(token);
-        (token, log_probability(kernel, logits, token))
-    }
-
-    fn take(&mut self, token: u32, logprob: f64, model: &Model) {
-        let max_tokens = self.max_tokens;
-        if max_tokens == 0 {
-            self.stop = Some(Stop::Length);
-            return;
-        }
-        self.logprob += logprob;
-        let tokenizer = model.tokenizer();
-        if tokenizer.is_end(token) {
-            self.stop = Some(Stop::End);
-            self.end = Some(token);
-        } else {
-            self.say(token, model);
-            // What stands fast after it is evaluated together with it.
-            while let Some(forced) = self.cursor.as_ref().filter(|cursor| !cursor.is_done()).and_then(Cursor::forced) {
-                self.say(forced, model);
-            }
-            let full = self.tokens().len() >= max_tokens;
-            if self.cursor.as_ref().is_some_and(|cursor| cursor.is_done() && (full || cursor.forced().is_none())) {
-                self.stop = Some(Stop::End);
-            } else if self.stream.stopped() {
-                self.stop = Some(Stop::Text);
-            } else if full {
-                self.stop = Some(Stop::Length);
-            }
-        }
-        if self.stop.is_some() {
-            let rest = self.stream.finish().to_owned();
-            self.fresh = Some(self.fresh.take().unwrap_or_default() + &rest);
-        }
-    }
-
-    /// Appends a token to the text.
-    fn say(&mut self, token: u32, model: &Model) {
-        let tokenizer = model.tokenizer();
-        self.context.push(token);
-        self.unread += 1;
-        if let Some(speculator) = &mut self.speculator {
-            speculator.take(token);
-        }
-        if let Some(cursor) = &mut self.cursor {
-            cursor.take(token);
-        }
-        let bytes = if tokenizer.is_control(token) { &[][..] } else { tokenizer.piece(token) };
-        let text = self.stream.push(bytes).to_owned();
-        self.fresh = Some(self.fresh.take().unwrap_or_default() + &text);
-    }
-
-    fn finish(self) -> (Generation, Sequence) {
-        let cut = self.cursor.as_ref().is_some_and(Cursor::is_cut);
-        let stop = self.stop.filter(|_| !cut).unwrap_or(Stop::Length);
-        let tokens = self.tokens().to_vec();
-        let (text, logprob, end) = (self.stream.into_text(), self.logprob, self.end);
-        (Generation { text, tokens, end, logprob, stop }, self.sequence)
-    }
 }

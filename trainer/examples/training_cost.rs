@@ -1,10 +1,10 @@
 //! Memory and time of an RCO step for models of several sizes, by the trainer's own formula.
 //!
-//! usage: training_cost GFLOPS
+//! usage: training_cost SECONDS
 //!
-//! GFLOPS is the rate that a step reaches on the device, in 10⁹ operations a second: `cargo xtask bench-step`
-//! prints it for this machine's CPU. A step is one group: 4 critiques of 80 tokens after a prefix of
-//! 200 and an instruction of 20, with an activated adapter of rank 16.
+//! SECONDS is what a step of SmolLM2-135M takes on the device: `cargo xtask bench-step` prints it for this
+//! machine's CPU. It gives the rate for the others. A step is one group: 4 critiques of 80 tokens after a
+//! prefix of 200 and an instruction of 20, with an activated adapter of rank 16.
 
 use critic::adapter::Target;
 use critic::file::{Activation, Config, Rope};
@@ -27,18 +27,21 @@ const MODELS: [(&str, usize, usize, usize, usize, usize, usize, bool); 4] = [
 ];
 
 fn main() {
-    let rate: f64 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-        eprintln!("usage: training_cost GFLOPS");
+    let measured: f64 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+        eprintln!("usage: training_cost SECONDS");
         std::process::exit(2);
     });
     println!("| model | operations a group, 10¹² | seconds a group | memory f32, GB | memory bf16, GB |");
     println!("| --- | ---: | ---: | ---: | ---: |");
+    // Operations a second, by the first model.
+    let mut rate = None;
     for (name, vocab, hidden, inner, layers, heads, kv_heads, tied) in MODELS {
         let config = config(vocab, hidden, inner, layers, heads, kv_heads);
         let linears: usize = Target::ALL.iter().map(|target| area(target.shape(&config))).sum::<usize>() * layers;
         let adapter: usize =
             Target::ALL.iter().map(|target| edge(target.shape(&config))).sum::<usize>() * layers * RANK;
         let operations = operations(&config, linears, adapter);
+        let rate = *rate.get_or_insert(operations / measured);
         let weights = linears + vocab * hidden * if tied { 1 } else { 2 };
         let rows = INSTRUCTION + CRITIQUES * CRITIQUE;
         let rest = 4 * COPIES * adapter + pass_bytes(&config, rows, PREFIX + rows);
@@ -46,11 +49,12 @@ fn main() {
         println!(
             "| {name} | {:.2} | {:.1} | {:.1} | {:.1} |",
             operations / 1e12,
-            operations / (rate * 1e9),
+            operations / rate,
             gb(4 * weights + rest),
             gb(2 * weights + rest)
         );
     }
+    eprintln!("rate: {:.0}·10⁹ operations a second", rate.unwrap_or(f64::NAN) / 1e9);
 }
 
 fn area((outputs, inputs): (usize, usize)) -> usize {

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -37,6 +38,17 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<
 /// Writes the bytes of the file `path`.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_file(path, |out| out.write_all(bytes))
+}
+
+/// Writes the file `path`, a line of JSON for each item.
+pub fn write_lines<T: Serialize>(path: &Path, items: &[T]) -> Result<()> {
+    write_file(path, |out| {
+        for item in items {
+            serde_json::to_writer(&mut *out, item)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    })
 }
 
 /// Makes the folder `path` with what `fill` puts into it. One of that name is replaced, and is

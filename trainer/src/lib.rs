@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod export;
 pub mod files;
 pub mod job;
+pub mod lanes;
 pub mod memory;
 pub mod metrics;
 pub mod model;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use critic::file::Config;
 
 use crate::data::EncodedGroup;
-use crate::device::is_cpu;
 use crate::error::{Error, Result};
+use crate::lanes::lanes;
 use crate::model::Policy;
 
 /// What a pass may take.
@@ -56,15 +56,6 @@ const KV: usize = 8;
 const INNER: usize = 8;
 /// Tensors `[heads, rows, keys]` of a layer that are kept.
 const SCORES: usize = 2;
-
-/// Most that [`lanes`] gives.
-pub const LANES: usize = 2;
-
-/// Parts of a pass that are computed at the same time, each with the instruction's rows of its own: two halves
-/// of the critiques, on a CPU. A prefix that is not cached would have to be computed twice.
-pub fn lanes(policy: &Policy) -> usize {
-    if policy.is_activated() && is_cpu(&policy.device()) { LANES } else { 1 }
-}
 
 /// Consecutive critiques of a group that go through together.
 pub fn parts(policy: &Policy, group: &EncodedGroup, limit: usize) -> Result<Vec<Range<usize>>> {

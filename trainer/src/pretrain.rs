@@ -19,7 +19,9 @@ use critic::tokenizer::{Special, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
+use crate::lanes::{LANES, beside};
 use crate::memory::Limits;
 use crate::model::{Cache, Policy, Tree, forward, log_probs, output_gradient};
 use crate::optim::{Gradient, Optimizer, OptimizerOptions};
@@ -150,8 +152,19 @@ pub fn pretrain(
         let noise = if done < clean_steps { &options.clean } else { &options.noisy };
         let mut random = Random::new(options.seed, "pretrain", &[done]);
         let examples: Vec<Example> = (0..options.texts_per_step).map(|_| example(noise, &mut random)).collect();
-        let batch = Batch::new(tokenizer, controls, &examples);
-        let (gradient, log_p) = differentiate(&policy, &batch, &limits);
+        let lanes = if is_cpu(&policy.device()) { LANES } else { 1 };
+        let batches: Vec<Batch> = examples
+            .chunks(options.texts_per_step.div_ceil(lanes).max(1))
+            .map(|examples| Batch::new(tokenizer, controls, examples))
+            .collect();
+        let count = batches.iter().map(|batch| batch.targets.len()).sum();
+        let found = beside(batches.iter().collect(), |batch| differentiate(&policy, batch, count, &limits));
+        let (mut gradient, mut log_p) = (Gradient::default(), Vec::with_capacity(count));
+        for (of_batch, values) in found {
+            gradient.append(of_batch);
+            log_p.extend(values);
+        }
+        let parts: Vec<u8> = batches.iter().flat_map(|batch| &batch.parts).copied().collect();
         let norm = gradient.norm();
         let loss = -mean(log_p.iter().copied());
         if !norm.is_finite() || !loss.is_finite() {
@@ -163,7 +176,7 @@ pub fn pretrain(
         policy = optimizer.step(&policy, &gradient, norm, learning_rate);
         done += 1;
         let part = |part: u8| {
-            let of_part = log_p.iter().zip(&batch.parts).filter(|(_, p)| **p == part);
+            let of_part = log_p.iter().zip(&parts).filter(|(_, p)| **p == part);
             -mean(of_part.map(|(log_p, _)| *log_p))
         };
         let metrics = PretrainStep {
@@ -172,7 +185,7 @@ pub fn pretrain(
             parts: [part(0), part(1), part(2)],
             learning_rate,
             gradient_norm: norm,
-            tokens: batch.targets.len() as u64,
+            tokens: count as u64,
             seconds: start.elapsed().as_secs_f64(),
         };
         let stopped = on_step(&metrics).is_break() || stop.load(Ordering::Relaxed);
@@ -193,13 +206,12 @@ fn mean(values: impl Iterator<Item = f32>) -> f64 {
     sum / f64::from(count.max(1))
 }
 
-/// The gradient of the mean −log p of the batch's targets, and each target's log p.
-fn differentiate(policy: &Policy, batch: &Batch, limits: &Limits) -> (Gradient, Vec<f32>) {
+/// The gradient of the batch's targets' −log p, divided by the `count` of the step's, and each target's log p.
+fn differentiate(policy: &Policy, batch: &Batch, count: usize, limits: &Limits) -> (Gradient, Vec<f32>) {
     let device = policy.device();
-    let count = batch.targets.len();
     let leaves = policy.tracked();
     let hidden = forward(&leaves, &batch.tree, &Cache::default(), None);
-    let rows = Tensor::from_data(TensorData::new(batch.rows.clone(), [count]), &device);
+    let rows = Tensor::from_data(TensorData::new(batch.rows.clone(), [batch.rows.len()]), &device);
     let hidden = hidden.select(0, rows);
     let output = policy.base.output();
     let inner = hidden.clone().inner();
@@ -209,7 +221,7 @@ fn differentiate(policy: &Policy, batch: &Batch, limits: &Limits) -> (Gradient, 
     let mut gradient = Gradient::default();
     let name = if policy.base.output.is_some() { "output" } else { "embedding" };
     let index = policy.parameters().iter().position(|(parameter, _)| parameter == name);
-    let factors = vec![factor; count];
+    let factors = vec![factor; batch.targets.len()];
     gradient.add_to(
         index.expect("the base has it"),
         output_gradient(&inner, output, &batch.targets, &factors, limits.logits),

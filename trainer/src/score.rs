@@ -1,15 +1,13 @@
 //! Log-probabilities of a group's critiques, and their gradient.
 
 use std::ops::Range;
-use std::panic::resume_unwind;
-use std::sync::OnceLock;
 
 use burn::tensor::{Tensor, TensorData};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data::EncodedGroup;
 use crate::error::{Error, Result};
-use crate::memory::{self, Limits, parts};
+use crate::lanes::{beside, lanes};
+use crate::memory::{Limits, parts};
 use crate::model::{Cache, Dropout, GroupTree, LogProbs, Policy, forward, log_probs, output_gradient, prefill};
 use crate::objective::{Evaluation, Objective, ScoredGroup};
 use crate::optim::Gradient;
@@ -71,40 +69,19 @@ fn score_in(
         let hidden = predict(policy, &tree, &context.cache, dropout);
         tree.sums(&log_probs(&hidden, policy.base.output(), &tree.targets, limits.logits, false).values)
     };
-    beside(lanes(policy, critiques, 0..critiques.len()), one).concat()
+    beside(halves(policy, critiques, 0..critiques.len()), one).concat()
 }
 
-/// Critiques that go through at the same time, each on a thread of its own: flex computes much of a
-/// pass, all but products and softmax, on one thread. Where they are cut is a function of the critiques
+/// Critiques of a part that go through at the same time. Where they are cut is a function of the critiques
 /// alone, because it decides the last bits of a gradient.
-fn lanes(policy: &Policy, critiques: &[Vec<u32>], part: Range<usize>) -> Vec<Range<usize>> {
-    if memory::lanes(policy) < 2 || part.len() < 2 {
+fn halves(policy: &Policy, critiques: &[Vec<u32>], part: Range<usize>) -> Vec<Range<usize>> {
+    if lanes(policy) < 2 || part.len() < 2 {
         return vec![part];
     }
     let tokens = |range: Range<usize>| critiques[range].iter().map(Vec::len).sum::<usize>();
     let half = tokens(part.clone()).div_ceil(2);
     let cut = (part.start + 1..part.end).find(|&cut| tokens(part.start..cut) >= half).unwrap_or(part.end - 1);
     vec![part.start..cut, cut..part.end]
-}
-
-/// `work` for each item, at the same time, in the order of the items. Products ask how many threads there
-/// are: in a pool of one thread they stay on it, where those of two lanes would wait for one another.
-fn beside<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if items.len() < 2 {
-        return items.into_iter().map(work).collect();
-    }
-    static POOLS: OnceLock<Vec<ThreadPool>> = OnceLock::new();
-    let pools = POOLS.get_or_init(|| {
-        let pool = || ThreadPoolBuilder::new().num_threads(1).build().expect("the system starts a thread");
-        (0..memory::LANES).map(|_| pool()).collect()
-    });
-    assert!(items.len() <= pools.len(), "a pool for each lane");
-    let work = &work;
-    std::thread::scope(|scope| {
-        let lanes: Vec<_> =
-            items.into_iter().zip(pools).map(|(item, pool)| scope.spawn(move || pool.install(|| work(item)))).collect();
-        lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    })
 }
 
 /// A lane between its forward and its backward pass.
@@ -163,7 +140,7 @@ pub fn differentiate(
     });
     let mut tokens = prefix;
     for part in parts {
-        let forth = beside(lanes(policy, &group.critiques, part), |range| {
+        let forth = beside(halves(policy, &group.critiques, part), |range| {
             let leaves = policy.tracked();
             let tree = GroupTree::new(context.start, &context.trunk, range.start, &group.critiques[range.clone()]);
             let hidden = predict(&leaves, &tree, &context.cache, dropout);

@@ -63,7 +63,14 @@ struct Tokenizer {
 
 pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     let model = args.model.clone().or_else(|| args.model_flag.clone());
-    let asked = ModelArgs { model, threads: None, kernel: None, context: None, adapted: args.adapted.clone() };
+    let asked = ModelArgs {
+        model,
+        threads: None,
+        kernel: None,
+        context: None,
+        prefix_cache: None,
+        adapted: args.adapted.clone(),
+    };
     let path = asked.path()?;
     let model = asked.open_at(&path)?;
     if args.prompts {

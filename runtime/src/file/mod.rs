@@ -116,6 +116,11 @@ impl ModelFile {
         self.bytes.private_bytes()
     }
 
+    /// All of it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Whether the tensors are mapped from a file rather than held in private memory.
     pub fn is_mapped(&self) -> bool {
         self.bytes.is_mapped()

@@ -149,27 +149,19 @@ pub fn run(args: &CollectArgs) -> Result<ExitCode> {
         Continue(())
     });
     drop(phase);
-    match outcome {
-        Err(Error::Cancelled) => {
-            eprintln!("stopped; the same command goes on from here");
-            Ok(ExitCode::from(signal::INTERRUPTED))
-        }
-        Err(error) => Err(error),
-        Ok(summary) => {
-            let groups = summary.groups;
-            eprintln!(
-                "{} groups kept, {} flat, {} with fewer than two critiques, {} without a draft; {:.0} tokens/s",
-                groups.kept,
-                groups.flat,
-                groups.few,
-                groups.no_draft,
-                summary.progress.tokens as f64 / summary.progress.seconds.max(1e-9)
-            );
-            for (failure, count) in &summary.failures {
-                eprintln!("failed {count} times: {failure}");
-            }
-            println!("{}", args.out.join("scored.jsonl").display());
-            Ok(ExitCode::SUCCESS)
-        }
+    let summary = outcome?;
+    let groups = summary.groups;
+    eprintln!(
+        "{} groups kept, {} flat, {} with fewer than two critiques, {} without a draft; {:.0} tokens/s",
+        groups.kept,
+        groups.flat,
+        groups.few,
+        groups.no_draft,
+        summary.progress.tokens as f64 / summary.progress.seconds.max(1e-9)
+    );
+    for (failure, count) in &summary.failures {
+        eprintln!("failed {count} times: {failure}");
     }
+    println!("{}", args.out.join("scored.jsonl").display());
+    Ok(ExitCode::SUCCESS)
 }

@@ -117,13 +117,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         Continue(())
     });
     drop(phase);
-    let mut evaluation = match outcome {
-        Err(Error::Cancelled) => {
-            eprintln!("stopped; the same command goes on from here");
-            return Ok(ExitCode::from(signal::INTERRUPTED));
-        }
-        other => other?,
-    };
+    let mut evaluation = outcome?;
     if let Some(scored) = &args.scored {
         let drafts: Vec<_> = DataFile::open(scored)?.collect::<Result<_>>()?;
         for contender in &contenders {

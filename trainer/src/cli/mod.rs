@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use critic_trainer::Result;
+use critic_trainer::{Error, Result};
 
 /// Trains critics: a critique is worth what its refinement gains.
 #[derive(Debug, Parser)]
@@ -54,7 +54,17 @@ struct ReportArgs {
 
 /// Runs one subcommand.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
+    match subcommand(cli.command) {
+        Err(Error::Cancelled) => {
+            eprintln!("stopped; the same command goes on from here");
+            Ok(ExitCode::from(signal::INTERRUPTED))
+        }
+        ended => ended,
+    }
+}
+
+fn subcommand(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Problems(args) => collect::problems(&args),
         Command::Collect(args) => collect::run(&args),
         Command::Eval(args) => eval::run(&args),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use critic_trainer::Result;
 use critic_trainer::recipe::{Event, Recipe, run as run_recipe};
-use critic_trainer::{Error, Result};
 
 use super::progress::{Phase, duration};
 use super::signal;
@@ -61,15 +61,7 @@ pub fn run(args: &RecipeArgs) -> Result<ExitCode> {
         Continue(())
     });
     drop(phase);
-    match outcome {
-        Err(Error::Cancelled) => {
-            eprintln!("stopped; the same command goes on from here");
-            Ok(ExitCode::from(signal::INTERRUPTED))
-        }
-        Err(error) => Err(error),
-        Ok(()) => {
-            println!("{}", args.out.display());
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    outcome?;
+    println!("{}", args.out.display());
+    Ok(ExitCode::SUCCESS)
 }

@@ -247,13 +247,7 @@ impl Run<'_> {
         if outcome == Outcome::Stopped {
             return Err(Error::Cancelled);
         }
-        files::write_file(&folder.join("metrics.jsonl"), |out| {
-            for step in &metrics {
-                serde_json::to_writer(&mut *out, step)?;
-                out.write_all(b"\n")?;
-            }
-            Ok(())
-        })?;
+        files::write_lines(&folder.join("metrics.jsonl"), &metrics)?;
         let name = Some(format!("{}-base", self.recipe.name));
         let conversion = critic_import::ConvertOptions { weights: weights(&policy), name, ..Default::default() };
         critic_import::convert(&initial, out, &conversion, &mut |_, _| Continue(()))?;

@@ -158,13 +158,7 @@ pub(super) fn train(run: &Run, step: &Train, folder: &Path, out: &Path, on_event
     if outcome == Outcome::Stopped {
         return Err(Error::Cancelled);
     }
-    files::write_file(&folder.join("metrics.jsonl"), |out| {
-        for step in &metrics {
-            serde_json::to_writer(&mut *out, step)?;
-            out.write_all(b"\n")?;
-        }
-        Ok(())
-    })?;
+    files::write_lines(&folder.join("metrics.jsonl"), &metrics)?;
     // What the runtime compares with is the base, whatever the objective did.
     let bases = Reference::compute(&trainer.policy, &held_out, &limits, &mut |_| Ok(()))?;
     let found = evaluate(&trainer.policy, &held_out, &bases.0, objective, step.beta, step.steps, &limits)?;

