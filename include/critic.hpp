@@ -162,7 +162,7 @@ class model {
 
  private:
   using handle = detail::handle<critic_model, critic_model_free>;
-  model(std::unique_ptr<critic::log> log, handle handle) : log_(std::move(log)), handle_(std::move(handle)) {}
+  model(std::unique_ptr<critic::log> kept, handle owned) : log_(std::move(kept)), handle_(std::move(owned)) {}
 
   template <class Open>
   static outcome<model> make(model_options options, Open open) {
@@ -170,10 +170,10 @@ class model {
     c.memory = options.memory;
     if (!options.adapter_path.empty()) c.adapter_path = options.adapter_path.c_str();
     c.adapter = detail::text(options.adapter);
-    std::unique_ptr<critic::log> log;
+    std::unique_ptr<critic::log> kept;
     if (options.log) {
-      log = std::make_unique<critic::log>(std::move(options.log));
-      c.log_userdata = log.get();
+      kept = std::make_unique<critic::log>(std::move(options.log));
+      c.log_userdata = kept.get();
       c.log = [](void *userdata, critic_severity severity, critic_text line) noexcept {
         (*static_cast<critic::log *>(userdata))(severity, detail::view(line));
       };
@@ -181,7 +181,7 @@ class model {
     critic_model *out = nullptr;
     critic_error error;
     if (open(&c, &out, &error) != CRITIC_OK) return detail::fail<model>(error);
-    return model(std::move(log), handle(out));
+    return model(std::move(kept), handle(out));
   }
 
   // Before the handle, which may log until it is freed.
@@ -211,13 +211,19 @@ class result {
     if (critic_result_utility_advantage(get(), &value) == 0) return std::nullopt;
     return value;
   }
-  std::vector<critic_finding> findings() const {
+  // Whether no text of the result was cut off.
+  bool complete() const noexcept { return critic_result_complete(get()) != 0; }
+  // Not of a temporary: what they hold are views into it.
+  std::vector<critic_finding> findings() const && = delete;
+  std::vector<critic_candidate> candidates() const && = delete;
+  std::vector<critic_round> rounds() const && = delete;
+  std::vector<critic_finding> findings() const & {
     return all(critic_result_finding_count(get()), critic_finding_default(), critic_result_finding);
   }
-  std::vector<critic_candidate> candidates() const {
+  std::vector<critic_candidate> candidates() const & {
     return all(critic_result_candidate_count(get()), critic_candidate_default(), critic_result_candidate);
   }
-  std::vector<critic_round> rounds() const {
+  std::vector<critic_round> rounds() const & {
     return all(critic_result_round_count(get()), critic_round_default(), critic_result_round);
   }
   std::vector<std::uint32_t> tokens() const {
@@ -282,7 +288,7 @@ struct request {
   std::uint64_t seed = 0;
   std::uint32_t flags = 0;
   std::vector<std::string_view> stops;
-  // Returns true to go on.
+  // Returns true to go on, unlike C's, which returns 0.
   std::function<bool(const critic_event &)> on_event;
   // Returns true if it wrote what it wanted to.
   std::function<bool(const critic_message *messages, std::size_t count, writer &writer)> actor;
@@ -347,7 +353,7 @@ class session {
  private:
   explicit session(critic_session *owned) : handle_(owned) {}
 
-  using function = critic_status (*)(critic_session *, const critic_request *, critic_result **, critic_error *);
+  using work = critic_status (*)(critic_session *, const critic_request *, critic_result **, critic_error *);
 
   // A request, and what one of its callbacks threw.
   struct call {
@@ -370,8 +376,8 @@ class session {
     }
   };
 
-  outcome<result> run(function function, const request &asked) {
-    call call{&asked, nullptr};
+  outcome<result> run(work work_of, const request &asked) {
+    call state{&asked, nullptr};
     critic_request c = critic_request_default();
     c.task = detail::text(asked.task);
     c.prompt = detail::text(asked.prompt);
@@ -391,16 +397,16 @@ class session {
     for (std::string_view stop : asked.stops) stops.push_back(detail::text(stop));
     c.stops = stops.data();
     c.stop_count = stops.size();
-    c.userdata = &call;
+    c.userdata = &state;
     if (asked.on_event) c.on_event = on_event;
     if (asked.actor) c.actor = actor;
     if (asked.accept) c.accept = accept;
     critic_result *out = nullptr;
     critic_error error;
-    critic_status status = function(get(), &c, &out, &error);
+    critic_status status = work_of(get(), &c, &out, &error);
     if (status == CRITIC_OK) return result(out);
 #ifndef CRITIC_NO_EXCEPTIONS
-    if (call.thrown) std::rethrow_exception(call.thrown);
+    if (state.thrown) std::rethrow_exception(state.thrown);
 #endif
     return detail::fail<result>(error);
   }

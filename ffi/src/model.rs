@@ -23,7 +23,7 @@ pub enum critic_memory {
     /// a file that is cut short, or replaced in place, while it is in use: where that happens
     /// to a mapped file, the system ends the process with SIGBUS.
     CRITIC_MEMORY_COPY = 1,
-    /// For critic_model_open_memory: nothing is copied. The bytes stay yours; they must neither
+    /// For critic_model_open_memory, and the default elsewhere: nothing is copied. The bytes stay yours; they must neither
     /// move nor change until the model and all its sessions are freed. Should begin on a
     /// multiple of CRITIC_ALIGNMENT: where they do not, they are copied after all, and
     /// critic_model_info.private_bytes tells.
@@ -125,8 +125,8 @@ impl critic_model {
 ///
 /// Takes milliseconds whatever the size, because the file is mapped; the first use of its
 /// weights reads them from the disk. With CRITIC_MEMORY_COPY it reads the whole file.
-/// CRITIC_IO, CRITIC_CORRUPT_MODEL (also a file of another format), CRITIC_UNSUPPORTED_MODEL,
-/// CRITIC_INVALID_ARGUMENT, CRITIC_OUT_OF_MEMORY. Any thread.
+/// CRITIC_IO, CRITIC_CORRUPT_MODEL (also a file that is no model), CRITIC_UNSUPPORTED_MODEL
+/// (also a GGUF file), CRITIC_INVALID_ARGUMENT, CRITIC_OUT_OF_MEMORY. Any thread.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn critic_model_open(
@@ -141,6 +141,9 @@ pub unsafe extern "C" fn critic_model_open(
         }
         // SAFETY: not NULL, so a string that ends in NUL.
         let path = unsafe { native_path(CStr::from_ptr(path))? };
+        if path.as_os_str().is_empty() {
+            return Err(Failure::invalid("path is empty"));
+        }
         // SAFETY: pointers are NULL or the caller's, as the header asks.
         unsafe { open(options, out, |memory| parse_file(path, memory)) }
     })

@@ -4,9 +4,9 @@
  * This file is the contract: what is not here is not public. It is generated; the comments
  * are those of the source. The shortest program:
  *
- *     critic_model *model;
- *     critic_session *session;
- *     critic_result *result;
+ *     critic_model *model = NULL;
+ *     critic_session *session = NULL;
+ *     critic_result *result = NULL;
  *     critic_request request = critic_request_default();
  *     request.prompt = critic_text_of("What is 48 + 24?");
  *     request.response = critic_text_of("48 + 24 = 74");
@@ -16,6 +16,11 @@
  *       critic_text text = critic_result_critique(result);
  *       printf("%.*s\n", (int)text.len, text.data);
  *     }
+ *     critic_result_free(result);
+ *     critic_session_free(session);
+ *     critic_model_free(model);
+ *
+ * C99 or C++11, and later ones.
  *
  * Rules that hold for every function
  *
@@ -38,8 +43,9 @@
  *              with an older library while it uses no field that this does not know, which
  *              is CRITIC_INVALID_ARGUMENT. Fields called reserved are zero.
  *   Blocking   Only where a comment says so.
- *   Failures   No panic, exit, signal, or output reaches you, and nothing is kept for the
- *              whole process: no log level, no last error, no environment variable.
+ *   Failures   No panic, exit, signal, or output reaches you, and no setting is kept for the
+ *              whole process: no log level, no last error, no environment variable. (Rust's
+ *              standard library keeps a few bytes, which leak checkers call reachable.)
  *   Versions   While the major version is 0 a new minor version may break programs; the
  *              library's name, libcritic.so.0, changes when it does.
  *

@@ -123,6 +123,7 @@ pub struct critic_result {
     pub(crate) critique: String,
     pub(crate) refinement: Option<String>,
     pub(crate) accepted: bool,
+    pub(crate) cut: bool,
     pub(crate) utility_advantage: Option<f32>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) candidates: Vec<Candidate>,
@@ -187,6 +188,14 @@ pub unsafe extern "C" fn critic_result_refinement(result: *const critic_result) 
 pub unsafe extern "C" fn critic_result_accepted(result: *const critic_result) -> i32 {
     // SAFETY: NULL or the caller's.
     unsafe { of(result) }.is_some_and(|r| r.accepted).into()
+}
+
+/// 0 if the limit of tokens or of the context cut off a text of the result: the critique, the
+/// last refinement, or what was generated. Such a refinement is never accepted. Else 1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn critic_result_complete(result: *const critic_result) -> i32 {
+    // SAFETY: NULL or the caller's.
+    unsafe { of(result) }.is_some_and(|r| !r.cut).into()
 }
 
 /// Writes to out what the critique is estimated to gain over leaving the draft as it is, and

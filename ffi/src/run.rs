@@ -5,7 +5,7 @@ use std::cell::Cell;
 use runtime::chat::Conversation;
 use runtime::refine::{Accept, Actor};
 use runtime::tokenizer::Special;
-use runtime::{CancelToken, Critique, GenerateOptions, Host, Session};
+use runtime::{CancelToken, Critique, GenerateOptions, Host, Session, Stop};
 
 use crate::boundary::{Failure, Outcome, guard};
 use crate::convert::{self, Asked, callback_failure};
@@ -20,6 +20,9 @@ use crate::text::critic_text;
 /// Says what is wrong with request->response, as an answer to request->prompt.
 ///
 /// out      Gets a result of your own: release it with critic_result_free.
+///
+/// An empty prompt or response is a text like any other. With CRITIC_STRUCTURED also
+/// CRITIC_UNSUPPORTED_MODEL, for a vocabulary in which not every text can be written.
 ///
 /// This and the functions below block until the work is done: seconds to minutes. They stream
 /// to request->on_event, and critic_session_cancel ends them.
@@ -74,6 +77,7 @@ pub unsafe extern "C" fn critic_refine(
                 text,
                 refinement: acted_on.then_some(refinement.text),
                 accepted: refinement.accepted,
+                cut: !(critique.complete && refinement.complete),
                 ..of_critique(critique)
             })
         })
@@ -106,6 +110,7 @@ pub unsafe extern "C" fn critic_improve(
                 refinement: written(true).or_else(|| written(false)),
                 text: done.text,
                 accepted: done.accepted,
+                cut: !(done.critique.complete && done.rounds.last().is_none_or(|round| round.complete)),
                 rounds: done.rounds,
                 ..of_critique(done.critique)
             })
@@ -139,7 +144,8 @@ pub unsafe extern "C" fn critic_generate(
             let generation = session.generate(&tokens, &options, &mut |progress| {
                 event::deliver_progress(callback, userdata, critic_phase::CRITIC_PHASE_GENERATE, 0, progress)
             })?;
-            Ok(critic_result { text: generation.text, tokens: generation.tokens, ..critic_result::default() })
+            let cut = generation.stop == Stop::Length;
+            Ok(critic_result { text: generation.text, tokens: generation.tokens, cut, ..critic_result::default() })
         })
     }
 }
@@ -228,6 +234,7 @@ fn of_critique(critique: Critique) -> critic_result {
         utility_advantage: critique.utility_advantage,
         findings: critique.findings,
         candidates: critique.candidates,
+        cut: !critique.complete,
         ..critic_result::default()
     }
 }

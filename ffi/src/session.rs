@@ -206,7 +206,7 @@ pub unsafe extern "C" fn critic_session_bytes(
 /// out      Gets a session of your own: release it with critic_session_free.
 ///
 /// CRITIC_INVALID_ARGUMENT (a context longer than the model's, a kernel that this machine
-/// lacks), CRITIC_UNSUPPORTED_MODEL. Any thread. Takes milliseconds.
+/// lacks), CRITIC_UNSUPPORTED_MODEL, CRITIC_OUT_OF_MEMORY. Any thread. Takes milliseconds.
 #[unsafe(no_mangle)]
 #[must_use]
 pub unsafe extern "C" fn critic_session_new(
@@ -266,7 +266,7 @@ pub unsafe extern "C" fn critic_session_describe(
 
 /// Stops the call that is running, or, where none is, the next one: it returns
 /// CRITIC_CANCELLED after at most one layer of one batch of tokens, a few milliseconds,
-/// and the session works on. One cancellation stops one call, however often it was asked
+/// and the session works on. One cancellation stops one call, even one whose arguments are wrong, however often it was asked
 /// for. While the host's own actor or acceptance check runs, the call ends when that returns.
 ///
 /// Any thread, at any time until the session is freed; also from callbacks and from signal

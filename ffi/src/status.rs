@@ -38,7 +38,7 @@ pub struct critic_error {
     /// What the call returned.
     pub status: critic_status,
     /// English, lower case, ends in NUL, cut at a character's end. Names the file or the
-    /// field at fault; holds nothing of the texts that were given.
+    /// field at fault, or an unknown name as it was given; holds nothing else of texts.
     pub message: [c_char; 252],
 }
 

@@ -237,6 +237,47 @@ fn a_refinement_is_applied_to_the_text_that_it_is_for() {
 }
 
 #[test]
+fn findings_with_a_replacement_are_quick_fixes() {
+    let mut client = Client::ready(json!({ "workspace": { "workspaceEdit": { "documentChanges": true } } }));
+    client.open(TEXT);
+    let id = client.command("critic.critique", json!({ "uri": URI }));
+    let findings = client.answer(id)["result"]["findings"].as_array().unwrap().clone();
+    let fixable: Vec<&Value> = findings.iter().filter(|finding| finding["replacement"].is_string()).collect();
+    assert!(!fixable.is_empty(), "the model of this test writes replacements: {findings:?}");
+    let end = json!({ "line": 99, "character": 0 });
+    let mut actions = |only: Value| {
+        let params = json!({
+            "textDocument": { "uri": URI }, "range": { "start": { "line": 0, "character": 0 }, "end": end },
+            "context": { "diagnostics": [], "only": only }
+        });
+        client.request("textDocument/codeAction", params)["result"].as_array().unwrap().clone()
+    };
+    let edits = |action: &Value| -> Vec<Value> {
+        let change = &action["edit"]["documentChanges"][0];
+        assert_eq!(change["textDocument"], json!({ "uri": URI, "version": 1 }));
+        change["edits"].as_array().unwrap().clone()
+    };
+    let fixes = actions(json!(["quickfix"]));
+    assert_eq!(fixes.len(), fixable.len());
+    for (fix, finding) in fixes.iter().zip(&fixable) {
+        let expected = json!([{ "range": finding["range"], "newText": finding["replacement"] }]);
+        assert_eq!((fix["kind"].as_str(), json!(edits(fix))), (Some("quickfix"), expected));
+        assert_eq!(fix["diagnostics"][0]["range"], finding["range"]);
+    }
+    let all = actions(json!(["source.fixAll"]));
+    assert_eq!((all.len(), all[0]["kind"].as_str()), (1, Some("source.fixAll.critic")));
+    let place = |at: &Value| (at["line"].as_u64().unwrap(), at["character"].as_u64().unwrap());
+    let mut ranges: Vec<_> = edits(&all[0])
+        .iter()
+        .map(|edit| (place(&edit["range"]["start"]), place(&edit["range"]["end"])))
+        .collect();
+    ranges.sort();
+    assert!(!ranges.is_empty() && ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:?}");
+    assert!(actions(json!(["refactor"])).iter().all(|action| action["edit"].is_null()));
+    assert_eq!(client.end(), 0);
+}
+
+#[test]
 fn typing_drops_what_is_stale_and_everything_else_is_answered_meanwhile() {
     let mut client = Client::ready_with(json!({}), json!({ "maxTokens": 2000, "threads": 1 }));
     let long = TEXT.repeat(60);

@@ -49,7 +49,7 @@ pub fn run(args: &ImproveArgs) -> Result<(), Failure> {
     let shown = watched && last.is_some_and(|round| round.accepted);
     stream.heading(match (improvement.accepted, shown) {
         (_, true) => "accepted: preferred to the draft",
-        (true, false) => "the last accepted text stays",
+        (true, false) => "accepted before; the last refinement is not",
         (false, _) => "the draft stays",
     });
     if shown { Ok(()) } else { line(&improvement.text) }

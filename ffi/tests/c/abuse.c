@@ -182,6 +182,9 @@ static void sessions(const critic_model *model) {
   EXPECT(CRITIC_INVALID_ARGUMENT, critic_session_new(model, &options, &session, &error));
   CHECK(session == NULL);
   options.adapter = CRITIC_ADAPTER_OFF;
+  options.prefix_cache = (critic_text){"\xff", 1};
+  EXPECT(CRITIC_INVALID_UTF8, critic_session_new(model, &options, &session, &error));
+  options.prefix_cache = critic_text_of("/proc/no such folder");
   options.threads = 1;
   EXPECT(CRITIC_OK, critic_session_new(model, &options, &session, &error));
   EXPECT(CRITIC_OK, critic_session_describe(session, &info));
@@ -258,6 +261,8 @@ static void adapters(const char *path, const char *adapter) {
   request.max_tokens = 3;
   request.candidates = 2;
   EXPECT(CRITIC_OK, critic_critique(session, &request, &result, &error));
+  /* Three tokens end nothing. */
+  CHECK(critic_result_complete(result) == 0);
   CHECK(critic_result_utility_advantage(result, &advantage) == 1 && advantage != 5);
   EXPECT(CRITIC_OK, critic_result_candidate(result, 1, &candidate));
   CHECK(candidate.has_utility_advantage == 1 && candidate.utility_advantage <= advantage);
@@ -373,7 +378,7 @@ static void requests(const critic_model *model) {
   CHECK(strstr(error.message, "actor returned 7") != NULL);
   answer = 0;
   EXPECT(CRITIC_OK, critic_refine(session, &request, &result, &error));
-  CHECK(critic_result_accepted(result) == 0);
+  CHECK(critic_result_accepted(result) == 0 && critic_result_complete(result) == 1);
   CHECK(critic_result_refinement(result).len == 3 && !memcmp(critic_result_refinement(result).data, "\xef\xbf\xbd", 3));
   CHECK(critic_result_text(result).len == 6);
   critic_result_free(result);
@@ -486,6 +491,7 @@ int main(int argc, char **argv) {
   critic_session_clear_cancel(NULL);
   CHECK(critic_result_verdict(NULL) == CRITIC_VERDICT_NONE && critic_result_text(NULL).len == 0);
   CHECK(critic_result_critique(NULL).len == 0 && critic_result_refinement(NULL).data == NULL);
+  CHECK(critic_result_complete(NULL) == 0);
   CHECK(critic_result_accepted(NULL) == 0 && critic_result_utility_advantage(NULL, NULL) == 0);
   CHECK(critic_result_finding_count(NULL) == 0 && critic_result_candidate_count(NULL) == 0);
   CHECK(critic_result_round_count(NULL) == 0 && critic_result_logprobs(NULL, &count) == NULL && count == 0);

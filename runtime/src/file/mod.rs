@@ -256,7 +256,7 @@ fn data_start(bytes: &[u8]) -> Result<usize> {
     let length = u64::from_le_bytes(*length);
     let fits = length <= MAX_HEADER_BYTES as u64 && length <= (bytes.len() - 8) as u64;
     if !fits {
-        return Err(Error::corrupt(format!("the header claims {length} bytes, the file has {}", bytes.len())));
+        return Err(Error::corrupt("this is no .critic file, or one that was cut short"));
     }
     Ok(8 + length as usize)
 }

@@ -111,7 +111,8 @@ fn speed(program: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usize
         }
     }
     let mut out = format!(
-        "SmolLM2-135M-Instruct, Q4_1 as published, {threads} threads, kernel {kernel}, medians of {repeat} rounds. A          ratio above 1 is in our favour.\n\n\
+        "SmolLM2-135M-Instruct, Q4_1 as published, {threads} threads, kernel {kernel}, medians of {repeat} rounds. A \
+         ratio above 1 is in our favour.\n\n\
          | | | critic | llama.cpp, same file | ratio | llama.cpp, Q4_0 | ratio |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
     );

