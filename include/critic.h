@@ -4,9 +4,9 @@
  * This file is the contract: what is not here is not public. It is generated; the comments
  * are those of the source. The shortest program:
  *
- *     critic_model *model;
- *     critic_session *session;
- *     critic_result *result;
+ *     critic_model *model = NULL;
+ *     critic_session *session = NULL;
+ *     critic_result *result = NULL;
  *     critic_request request = critic_request_default();
  *     request.prompt = critic_text_of("What is 48 + 24?");
  *     request.response = critic_text_of("48 + 24 = 74");
@@ -16,6 +16,11 @@
  *       critic_text text = critic_result_critique(result);
  *       printf("%.*s\n", (int)text.len, text.data);
  *     }
+ *     critic_result_free(result);
+ *     critic_session_free(session);
+ *     critic_model_free(model);
+ *
+ * C99 or C++11, and later ones.
  *
  * Rules that hold for every function
  *
@@ -38,8 +43,9 @@
  *              with an older library while it uses no field that this does not know, which
  *              is CRITIC_INVALID_ARGUMENT. Fields called reserved are zero.
  *   Blocking   Only where a comment says so.
- *   Failures   No panic, exit, signal, or output reaches you, and nothing is kept for the
- *              whole process: no log level, no last error, no environment variable.
+ *   Failures   No panic, exit, signal, or output reaches you, and no setting is kept for the
+ *              whole process: no log level, no last error, no environment variable. (Rust's
+ *              standard library keeps a few bytes, which leak checkers call reachable.)
  *   Versions   While the major version is 0 a new minor version may break programs; the
  *              library's name, libcritic.so.0, changes when it does.
  *
@@ -132,7 +138,7 @@ typedef struct critic_error {
   critic_status status;
   /*
    * English, lower case, ends in NUL, cut at a character's end. Names the file or the
-   * field at fault; holds nothing of the texts that were given.
+   * field at fault, or an unknown name as it was given; holds nothing else of texts.
    */
   char message[252];
 } critic_error;
@@ -291,6 +297,12 @@ CRITIC_API critic_text critic_result_refinement(const critic_result *result);
 CRITIC_API int32_t critic_result_accepted(const critic_result *result);
 
 /*
+ * 0 if the limit of tokens or of the context cut off a text of the result: the critique, the
+ * last refinement, or what was generated. Such a refinement is never accepted. Else 1.
+ */
+CRITIC_API int32_t critic_result_complete(const critic_result *result);
+
+/*
  * Writes to out what the critique is estimated to gain over leaving the draft as it is, and
  * returns 1; returns 0, and writes nothing, where there is no estimate: it needs a model with
  * an adapter that was trained for it. out may be NULL.
@@ -392,7 +404,7 @@ enum {
    */
   CRITIC_MEMORY_COPY = 1,
   /*
-   * For critic_model_open_memory: nothing is copied. The bytes stay yours; they must neither
+   * For critic_model_open_memory, and the default elsewhere: nothing is copied. The bytes stay yours; they must neither
    * move nor change until the model and all its sessions are freed. Should begin on a
    * multiple of CRITIC_ALIGNMENT: where they do not, they are copied after all, and
    * critic_model_info.private_bytes tells.
@@ -473,8 +485,8 @@ typedef struct critic_model_info {
  *
  * Takes milliseconds whatever the size, because the file is mapped; the first use of its
  * weights reads them from the disk. With CRITIC_MEMORY_COPY it reads the whole file.
- * CRITIC_IO, CRITIC_CORRUPT_MODEL (also a file of another format), CRITIC_UNSUPPORTED_MODEL,
- * CRITIC_INVALID_ARGUMENT, CRITIC_OUT_OF_MEMORY. Any thread.
+ * CRITIC_IO, CRITIC_CORRUPT_MODEL (also a file that is no model), CRITIC_UNSUPPORTED_MODEL
+ * (also a GGUF file), CRITIC_INVALID_ARGUMENT, CRITIC_OUT_OF_MEMORY. Any thread.
  */
 CRITIC_API CRITIC_MUST_USE critic_status critic_model_open(const char *path,
     const critic_model_options *options, critic_model **out, critic_error *error);
@@ -630,7 +642,7 @@ CRITIC_API uint64_t critic_session_bytes(const critic_model *model,
  * out      Gets a session of your own: release it with critic_session_free.
  *
  * CRITIC_INVALID_ARGUMENT (a context longer than the model's, a kernel that this machine
- * lacks), CRITIC_UNSUPPORTED_MODEL. Any thread. Takes milliseconds.
+ * lacks), CRITIC_UNSUPPORTED_MODEL, CRITIC_OUT_OF_MEMORY. Any thread. Takes milliseconds.
  */
 CRITIC_API CRITIC_MUST_USE critic_status critic_session_new(const critic_model *model,
     const critic_session_options *options, critic_session **out, critic_error *error);
@@ -645,7 +657,7 @@ CRITIC_API critic_status critic_session_describe(const critic_session *session,
 /*
  * Stops the call that is running, or, where none is, the next one: it returns
  * CRITIC_CANCELLED after at most one layer of one batch of tokens, a few milliseconds,
- * and the session works on. One cancellation stops one call, however often it was asked
+ * and the session works on. One cancellation stops one call, even one whose arguments are wrong, however often it was asked
  * for. While the host's own actor or acceptance check runs, the call ends when that returns.
  *
  * Any thread, at any time until the session is freed; also from callbacks and from signal
@@ -877,6 +889,9 @@ CRITIC_INLINE critic_request critic_request_default(void) {
  * Says what is wrong with request->response, as an answer to request->prompt.
  *
  * out      Gets a result of your own: release it with critic_result_free.
+ *
+ * An empty prompt or response is a text like any other. With CRITIC_STRUCTURED also
+ * CRITIC_UNSUPPORTED_MODEL, for a vocabulary in which not every text can be written.
  *
  * This and the functions below block until the work is done: seconds to minutes. They stream
  * to request->on_event, and critic_session_cancel ends them.

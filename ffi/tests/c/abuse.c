@@ -183,7 +183,7 @@ static void sessions(const critic_model *model) {
   CHECK(session == NULL);
   options.adapter = CRITIC_ADAPTER_OFF;
   options.prefix_cache = (critic_text){"\xff", 1};
-  EXPECT(CRITIC_INVALID_UTF8, critic_session_new(model, &options, &session, &error));
+  EXPECT(CRITIC_INVALID_ARGUMENT, critic_session_new(model, &options, &session, &error));
   options.prefix_cache = critic_text_of("/proc/no such folder");
   options.threads = 1;
   EXPECT(CRITIC_OK, critic_session_new(model, &options, &session, &error));

@@ -15,6 +15,11 @@ use crate::quant::{BLOCK, Format, Matrix, TILE};
 /// Most tokens that share a load of weights.
 const GROUP: usize = 8;
 
+/// Tokens up to which reading weights takes longer than multiplying them, and how far ahead they are then asked
+/// for: the processor's own prefetching follows one stream, and stops at the end of a page of memory.
+const FEW: usize = 4;
+const AHEAD: usize = 4096;
+
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
@@ -384,6 +389,11 @@ macro_rules! quantized {
                     // their rows; offsets inside the record follow its layout.
                     unsafe {
                         let record = tile.add(block * FORMAT.record_bytes());
+                        if T <= FEW && $half == 0 {
+                            for line in 0..FORMAT.record_bytes() / 64 {
+                                s.prefetch(record.wrapping_add(AHEAD + line * 64));
+                            }
+                        }
                         let scales = record.cast::<u16>().add($half * S::LANES);
                         let d = s.load_f16(scales);
                         let m = if FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };

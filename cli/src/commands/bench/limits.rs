@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use critic::Model;
+use critic::kernels::{Op, Simd};
+use critic::{Kernel, Model};
 use serde::Serialize;
 
 const STREAMS: usize = 4;
+const LINE: usize = 64;
 
 #[derive(Serialize)]
 pub struct Limits {
@@ -19,7 +21,7 @@ pub struct Limits {
 }
 
 /// Reads the bytes that decoding reads, with as many threads.
-pub fn measure(model: &Arc<Model>, threads: usize, repeat: u32) -> Limits {
+pub fn measure(model: &Arc<Model>, kernel: Kernel, threads: usize, repeat: u32) -> Limits {
     let matrices = model.weights().matrices();
     let bytes: usize = matrices.iter().map(|matrix| matrix.bytes().len()).sum();
     let mut seconds: Vec<f64> = (0..=8 * repeat)
@@ -32,7 +34,7 @@ pub fn measure(model: &Arc<Model>, threads: usize, repeat: u32) -> Limits {
                         for matrix in matrices {
                             let bytes = matrix.bytes();
                             let (from, to) = (bytes.len() / threads * part, bytes.len() / threads * (part + 1));
-                            black_box(read(&bytes[from..to]));
+                            black_box(kernel.run(Read(&bytes[from..to])));
                         }
                     });
                 }
@@ -46,19 +48,27 @@ pub fn measure(model: &Arc<Model>, threads: usize, repeat: u32) -> Limits {
 }
 
 /// Looks at every byte, in streams side by side: more cache lines are on their way than with one.
-fn read(bytes: &[u8]) -> [[u64; 2]; STREAMS] {
-    let lines = bytes.len() / STREAMS / 64;
-    let streams: [&[[u8; 64]]; STREAMS] =
-        std::array::from_fn(|at| &bytes[at * lines * 64..(at + 1) * lines * 64].as_chunks::<64>().0[..lines]);
-    let mut sums = [[0; 2]; STREAMS];
-    for line in 0..lines {
-        for (sum, stream) in sums.iter_mut().zip(streams) {
-            for pair in stream[line].as_chunks::<16>().0 {
-                for (sum, word) in sum.iter_mut().zip(pair.as_chunks::<8>().0) {
-                    *sum ^= u64::from_le_bytes(*word);
-                }
+struct Read<'a>(&'a [u8]);
+
+impl Op for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let stream = self.0.len() / STREAMS / LINE * LINE;
+        let mut largest = [s.splat(0.0); STREAMS];
+        for at in (0..stream).step_by(S::LANES * size_of::<f32>()) {
+            for (index, largest) in largest.iter_mut().enumerate() {
+                // SAFETY: a stream is a multiple of a cache line, and that of a register; any bits are an f32.
+                let x = unsafe { s.load(self.0.as_ptr().add(index * stream + at).cast()) };
+                *largest = s.max(*largest, x);
             }
         }
+        let mut lanes = [0.0; 16];
+        for sums in largest {
+            // SAFETY: LANES ≤ 16.
+            unsafe { s.store(lanes.as_mut_ptr(), s.max(s.load(lanes.as_ptr()), sums)) };
+        }
+        lanes[0]
     }
-    sums
 }

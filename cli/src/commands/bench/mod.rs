@@ -83,7 +83,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let (resident_bytes, private_bytes) = (memory("VmRSS:"), memory("RssAnon:"));
     let batches = batches::measure(&model, &session, &tokens[..depth], &args.batch, args.repeat)?;
-    let limits = args.limits.then(|| limits::measure(&model, session.threads(), args.repeat));
+    let limits = args.limits.then(|| limits::measure(&model, session.kernel(), session.threads(), args.repeat));
     let cases = cases.map(|cases| cases::measure(&mut session, &cases, args.repeat)).transpose()?;
     let first_finding =
         args.findings.as_deref().map(|file| first_finding(&mut session, file, args.repeat)).transpose()?;
