@@ -3,8 +3,9 @@
     cargo build --release -p critic-cli -p critic-trainer
     python3 benches/collection_speed.py MODEL.critic [--problems 4] [--calls 12]
 
-Collects for a few word problems, N = 4 critiques with M = 5 refinements each, and then writes some of the very same
-refinements by `critic refine`, one call each. Prints refinements per minute and tokens per second of both.
+Collects for a few word problems, N = 4 critiques with M = 5 refinements each, and then writes some of the same drafts,
+critiques and refinements by `critic generate`, `critique` and `refine`, one call each, which gives the time of all of them.
+Prints refinements per minute of both.
 """
 
 import argparse
@@ -42,17 +43,31 @@ with tempfile.TemporaryDirectory() as folder:
           f"{rate:.0f} refinements a minute, {tokens / seconds:.0f} tokens/s")
 
     prompts = {problem["id"]: problem["prompt"] for problem in map(json.loads, open(problems))}
-    step = max(1, len(refinements) // options.calls)
-    chosen = refinements[::step][: options.calls]
-    started, tokens = time.monotonic(), 0
-    for number, (problem, item) in enumerate(chosen):
+    critic = [programs / "critic"]
+    sampling = ["--temperature", "1", "--max-tokens", str(options.max_tokens), "--model", options.model, "--json"]
+
+    def call(problem, item, number):
+        """The command that writes such a text."""
+        asked = ["--prompt", prompts[problem], "--seed", str(number)] + sampling
+        if item == "draft":
+            return critic + ["generate"] + asked
+        about = ["--task", "math", "--response", texts[problem, "draft"]["text"]]
+        if item.startswith("critique/"):
+            return critic + ["critique"] + asked + about
         critique = texts[problem, item.replace("refinement", "critique").rsplit("/", 1)[0]]["text"]
-        call = [programs / "critic", "refine", "--model", options.model, "--task", "math", "--prompt", prompts[problem],
-                "--response", texts[problem, "draft"]["text"], "--critique", critique, "--temperature", "1",
-                "--seed", str(number), "--max-tokens", str(options.max_tokens), "--json"]
-        done = subprocess.run(call, check=True, capture_output=True, text=True)
-        tokens += json.loads(done.stdout)["timings"]["generated_tokens"]
-    seconds = time.monotonic() - started
-    alone = len(chosen) * 60 / seconds
-    print(f"critic refine: {len(chosen)} refinements in {seconds:.1f} s: {alone:.0f} a minute, {tokens / seconds:.0f} tokens/s")
+        return critic + ["refine", "--critique", critique] + asked + about
+
+    # All texts of the collection by the command line, one call each: of each kind some are written.
+    total = 0
+    for kind in ("draft", "critique", "refinement"):
+        keys = [key for key in texts if key[1].split("/")[0] == kind]
+        chosen = keys[:: max(1, len(keys) // options.calls)][: options.calls]
+        started = time.monotonic()
+        for number, (problem, item) in enumerate(chosen):
+            subprocess.run(call(problem, item, number), check=True, capture_output=True)
+        each = (time.monotonic() - started) / len(chosen)
+        print(f"critic: {len(keys)} times a {kind}, {each:.2f} s a call (mean of {len(chosen)})")
+        total += each * len(keys)
+    alone = len(refinements) * 60 / total
+    print(f"critic: {total:.1f} s for all, {alone:.0f} refinements a minute")
     print(f"collection is {rate / alone:.1f} times as fast")
