@@ -267,10 +267,8 @@ fn findings_with_a_replacement_are_quick_fixes() {
     let all = actions(json!(["source.fixAll"]));
     assert_eq!((all.len(), all[0]["kind"].as_str()), (1, Some("source.fixAll.critic")));
     let place = |at: &Value| (at["line"].as_u64().unwrap(), at["character"].as_u64().unwrap());
-    let mut ranges: Vec<_> = edits(&all[0])
-        .iter()
-        .map(|edit| (place(&edit["range"]["start"]), place(&edit["range"]["end"])))
-        .collect();
+    let mut ranges: Vec<_> =
+        edits(&all[0]).iter().map(|edit| (place(&edit["range"]["start"]), place(&edit["range"]["end"]))).collect();
     ranges.sort();
     assert!(!ranges.is_empty() && ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:?}");
     assert!(actions(json!(["refactor"])).iter().all(|action| action["edit"].is_null()));
