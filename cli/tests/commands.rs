@@ -23,6 +23,21 @@ fn check_keys(value: &Value, keys: &[&str]) {
 }
 
 #[test]
+fn the_tiny_demo_finds_errors_and_leaves_what_is_right() {
+    let place = Place::new();
+    let shown = place.run(&["demo", "--tiny"]);
+    shown.check(0, "");
+    let lines: Vec<&str> = shown.stdout.lines().collect();
+    let after =
+        |what: &str| -> Vec<&str> { lines.iter().filter_map(|line| line.strip_prefix(what)).map(str::trim).collect() };
+    let (drafts, critiques, results) = (after("draft:"), after("critique:"), after("result:"));
+    assert!(drafts.len() >= 3 && critiques.len() == drafts.len() && results.len() == drafts.len(), "{lines:?}");
+    // Its own values until one differs: 7+8 ends in 5, and 5-1 is 4, not 3.
+    assert!(drafts[0] == "5323" && critiques[0].starts_with("5=4!") && results[0].starts_with("54"), "{lines:?}");
+    assert!(results.iter().zip(&drafts).any(|(result, draft)| result.starts_with(draft)), "{lines:?}");
+}
+
+#[test]
 fn the_loop_in_json() {
     let place = Place::new();
     tiny(&place);

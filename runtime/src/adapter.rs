@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::file::{AdapterSpec, Config, ModelFile, PlannedTensor, Provenance, key, write_model};
+use crate::hash::Fnv;
 use crate::quant::{Format, Matrix, MatrixBuilder};
 use crate::weights::Weights;
 
@@ -208,12 +209,8 @@ impl Weights {
     /// KV heads, width of a head), and then all norms in f32, in the order of a forward pass.
     /// Norms are f32 in every quantization, and no two models that were trained apart share them.
     pub fn fingerprint(&self) -> String {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut take = |bytes: &[u8]| {
-            for &byte in bytes {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
-        };
+        let mut hash = Fnv::new();
+        let mut take = |bytes: &[u8]| hash = hash.extend(bytes);
         let c = &self.config;
         for size in [c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads, c.head_dim] {
             take(&(size as u64).to_le_bytes());
@@ -226,7 +223,7 @@ impl Weights {
         for norm in layers.chain([&self.norm]) {
             norm.iter().for_each(|weight| take(&weight.to_le_bytes()));
         }
-        format!("{hash:016x}")
+        format!("{:016x}", hash.finish())
     }
 }
 

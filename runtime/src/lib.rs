@@ -46,6 +46,7 @@ pub mod error;
 pub mod file;
 pub mod findings;
 pub mod grammar;
+mod hash;
 pub mod improve;
 pub mod kernels;
 pub mod kv;

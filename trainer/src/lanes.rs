@@ -4,18 +4,24 @@
 use std::panic::resume_unwind;
 use std::sync::OnceLock;
 
+use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::is_cpu;
 use crate::model::Policy;
 
-/// Most that [`lanes`] gives.
-pub const LANES: usize = 2;
+/// Most that [`on`] and [`lanes`] give.
+const LANES: usize = 2;
 
-/// Parts of a pass that are computed at the same time, each with the instruction's rows of its own: two halves
-/// of the critiques, on a CPU. A prefix that is not cached would have to be computed twice.
+/// Parts of a pass that it pays to compute at the same time on `device`.
+pub fn on(device: &Device) -> usize {
+    if is_cpu(device) { LANES } else { 1 }
+}
+
+/// The same for the critiques of a group, each part with the instruction's rows of its own. A prefix that is not
+/// cached would have to be computed twice.
 pub fn lanes(policy: &Policy) -> usize {
-    if policy.is_activated() && is_cpu(&policy.device()) { LANES } else { 1 }
+    if policy.is_activated() { on(&policy.device()) } else { 1 }
 }
 
 /// `work` for each item, at the same time, in the order of the items, each with its share of the machine's

@@ -19,9 +19,8 @@ use critic::tokenizer::{Special, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint;
-use crate::device::is_cpu;
 use crate::error::{Error, Result};
-use crate::lanes::{LANES, beside};
+use crate::lanes::{self, beside};
 use crate::memory::Limits;
 use crate::model::{Cache, Policy, Tree, forward, log_probs, output_gradient};
 use crate::optim::{Gradient, Optimizer, OptimizerOptions};
@@ -152,9 +151,8 @@ pub fn pretrain(
         let noise = if done < clean_steps { &options.clean } else { &options.noisy };
         let mut random = Random::new(options.seed, "pretrain", &[done]);
         let examples: Vec<Example> = (0..options.texts_per_step).map(|_| example(noise, &mut random)).collect();
-        let lanes = if is_cpu(&policy.device()) { LANES } else { 1 };
         let batches: Vec<Batch> = examples
-            .chunks(options.texts_per_step.div_ceil(lanes).max(1))
+            .chunks(options.texts_per_step.div_ceil(lanes::on(&policy.device())).max(1))
             .map(|examples| Batch::new(tokenizer, controls, examples))
             .collect();
         let count = batches.iter().map(|batch| batch.targets.len()).sum();

@@ -66,6 +66,44 @@ fn twenty_kills_end_in_the_same_data() {
     assert_eq!((lines, after), (after.0 + after.1, Ledger::open(&whole.join("ledger.jsonl")).unwrap().counts()));
 }
 
+/// On a file system that is too small, and then has room. Needs the right to mount, as root in a container has.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, problems) = inputs(folder.path(), 60);
+    let whole = folder.path().join("whole");
+    assert!(command(&model, &problems, &whole).status().unwrap().success());
+    let needed = std::fs::metadata(whole.join("ledger.jsonl")).unwrap().len();
+
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let system = |arguments: &[&str]| {
+        let output = Command::new(arguments[0]).args(&arguments[1..]).arg(&disk).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    // A third of the ledger, and pages for the folder and small files.
+    let small = format!("size={}", needed / 3 + 16 * 1024);
+    if !system(&["mount", "-t", "tmpfs", "-o", &small, "tmpfs"]) {
+        eprintln!("NOT TESTED: a full disk: mounting a small file system is not allowed here");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let out = disk.join("collected");
+        let output = command(&model, &problems, &out).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1), "{said}");
+        assert!(said.contains("ledger.jsonl") && said.contains("No space left"), "{said}");
+        let kept = Ledger::open(&out.join("ledger.jsonl")).unwrap().counts().0;
+        assert!(kept > 0, "what was written before is there");
+        assert!(system(&["mount", "-o", "remount,size=16m"]));
+        assert!(command(&model, &problems, &out).status().unwrap().success());
+        assert_eq!(scored(&out), scored(&whole));
+    });
+    assert!(system(&["umount"]));
+    outcome.unwrap();
+}
+
 #[test]
 fn mistakes_are_named_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@
 //! an honest one.
 
 use crate::error::{Error, Result};
+use crate::hash::Fnv;
 
 /// Slots that a lookup reads at most.
 pub(super) const PROBES: usize = 32;
@@ -30,19 +31,19 @@ pub(super) fn hash_pair(left: u32, right: u32) -> u64 {
 
 /// FNV-1a, which can be continued byte by byte; [`mix`] follows at the end.
 #[derive(Clone, Copy)]
-pub(super) struct BytesHash(u64);
+pub(super) struct BytesHash(Fnv);
 
 impl BytesHash {
     pub(super) fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+        Self(Fnv::new())
     }
 
     pub(super) fn extend(self, bytes: &[u8]) -> Self {
-        Self(bytes.iter().fold(self.0, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)))
+        Self(self.0.extend(bytes))
     }
 
     pub(super) fn finish(self) -> u64 {
-        mix(self.0)
+        mix(self.0.finish())
     }
 }
 
