@@ -23,7 +23,8 @@ use critic_benches::{matrix, values};
 /// Exact dot products of codes and activations, and nothing else.
 struct DotPeak<'a> {
     weights: &'a [u8; 256],
-    x: &'a [i8; 256],
+    /// Each pass reads 256 of them from another place on: what does not change would be computed once.
+    x: &'a [i8; 4096],
     passes: usize,
 }
 
@@ -41,13 +42,18 @@ impl Op for DotPeak<'_> {
         // SAFETY: 4 · LANES codes are 64 bytes at most; sixteen activations are read at each place.
         unsafe {
             let w = [0, 64, 128, 192].map(|at| s.load_codes(self.weights.as_ptr().add(at)));
-            for _ in 0..self.passes {
-                for _ in 0..16 / S::LANES {
-                    let mut sums = [s.splat(0.0); 16];
-                    for (group, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.to_float(s.dot16(&w, self.x.as_ptr().add(group * 16), 0));
+            for pass in 0..self.passes {
+                let x = self.x.as_ptr().add(pass % 240 * 16);
+                for part in 0..16 / S::LANES {
+                    let x = x.add(part);
+                    // Four sums at a time, so that neither their number nor their latency is the limit.
+                    for group in (0..16).step_by(4) {
+                        let a = s.to_float(s.dot16(&w, x.add(group * 16), 0));
+                        let b = s.to_float(s.dot16(&w, x.add(group * 16 + 16), 0));
+                        let c = s.to_float(s.dot16(&w, x.add(group * 16 + 32), 0));
+                        let d = s.to_float(s.dot16(&w, x.add(group * 16 + 48), 0));
+                        total = s.add(total, s.add(s.add(a, b), s.add(c, d)));
                     }
-                    total = sums.into_iter().fold(total, |total, sum| s.add(total, sum));
                 }
             }
         }
@@ -70,10 +76,11 @@ impl Op for FmaPeak<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         let mut sums = [s.splat(0.0); 12];
-        let factor = s.splat(0.5);
+        let (factor, x) = (s.splat(0.5), s.splat(self.x[0]));
         for _ in 0..self.passes {
-            for (sum, &x) in sums.iter_mut().zip(self.x) {
-                *sum = s.fma(*sum, factor, s.splat(x));
+            // Indices: an iterator left the sums in memory.
+            for i in 0..12 {
+                sums[i] = s.fma(sums[i], factor, x);
             }
         }
         let mut lanes = [0.0; 16];
@@ -87,7 +94,7 @@ impl Op for FmaPeak<'_> {
 fn peak(criterion: &mut Criterion) {
     const PASSES: usize = 1000;
     let mut group = criterion.benchmark_group("peak");
-    let (weights, codes, x) = ([7; 256], [3; 256], [1.0; 16]);
+    let (weights, codes, x) = ([7; 256], [3; 4096], [1.0; 16]);
     for kernel in fast_kernels() {
         group.throughput(Throughput::Elements((DotPeak::MULTIPLY_ADDS * PASSES) as u64));
         group.bench_function(BenchmarkId::new("dot products", kernel.name()), |bencher| {

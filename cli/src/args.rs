@@ -68,6 +68,10 @@ pub struct ModelArgs {
     /// Most tokens of context [default: the model's limit]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
+    /// Activations with fifteen bits instead of eight: nearer to exact arithmetic, reading takes
+    /// twice as long, writing hardly longer
+    #[arg(long)]
+    pub fine: bool,
     /// Folder in which what was evaluated of long prompts is left for the next call
     #[arg(long, value_name = "DIR")]
     pub prefix_cache: Option<PathBuf>,
@@ -497,6 +501,9 @@ pub struct BenchArgs {
     /// array of {name, kind, task, prompt, draft, critique, refinement}
     #[arg(long, value_name = "FILE")]
     pub cases: Option<PathBuf>,
+    /// Let the model write the cases' critiques and refinements, up to so many tokens each
+    #[arg(long, value_name = "TOKENS", requires = "cases", value_parser = clap::value_parser!(u32).range(1..))]
+    pub free: Option<u32>,
     /// Also time the first finding about this file, new and edited
     #[arg(long, value_name = "FILE")]
     pub findings: Option<PathBuf>,

@@ -58,6 +58,7 @@ impl ModelArgs {
         let threads = self.threads.unwrap_or(0) as usize;
         let context_tokens = self.context.unwrap_or(0) as usize;
         let adapter = if self.adapted.no_adapter { AdapterUse::Off } else { AdapterUse::Auto };
+        let precision = if self.fine && precision == Precision::Fast { Precision::Fine } else { precision };
         let options = SessionOptions { context_tokens, threads, kernel, precision, adapter };
         let mut session = Session::new(model, &options)?;
         session.set_prefix_cache(self.prefix_cache.as_ref().map(PrefixCache::new));

@@ -28,6 +28,10 @@ pub(crate) fn write_whole<T>(
     writer.into_inner().map_err(|error| Error::io(path)(error.into_error()))?;
     file.as_file().sync_all().map_err(Error::io(path))?;
     check(file.path())?;
+    // What was written a piece at a time lies in small pages. Forgotten, it is read into the huge pages that a
+    // mapped model asks for. Not being able to forget loses nothing but that.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed);
     file.persist(path).map_err(|error| Error::io(path)(error.error))?;
     Ok(written)
 }

@@ -133,3 +133,19 @@ fn divergence_is_small() {
     assert!(result.mean_kl < 0.0030, "{result:?}");
     assert!(result.same_top > 0.95, "{result:?}");
 }
+
+/// A second code has seven bits more; what then remains are keys and values in f16.
+#[test]
+fn divergence_of_the_fine_path_is_a_small_part_of_it() {
+    let model = smollm2();
+    let text = std::fs::read_to_string(data().join("kl-text.txt")).expect("test data");
+    let tokens = &model.tokenizer().encode(&text, Special::Text)[..1024];
+    let mut exact = session(&model, Precision::Exact);
+    let mut of = |precision| {
+        let other = &mut session(&model, precision);
+        divergence(&mut exact, other, tokens, 512, &mut |_| Continue(())).expect("a comparison").mean_kl
+    };
+    let (fast, fine) = (of(Precision::Fast), of(Precision::Fine));
+    println!("fast {fast}, fine {fine}");
+    assert!(fine < fast / 10.0, "fast {fast}, fine {fine}");
+}

@@ -13,7 +13,7 @@ const HELP: &str = "\
 cargo xtask check          everything that CI checks, cheapest first
 cargo xtask arm            the runtime's tests for AArch64, under qemu
 cargo xtask bench-peers    this program and llama.cpp on the same file, alternately
-                           [--repeat N] [--threads T] [--part speed|growth|cases] [--out FILE.md]
+                           [--repeat N] [--threads T] [--part speed|growth|cases|free|accuracy] [--out FILE.md]
                            [--svg FILE.svg] [--no-build]
 cargo xtask check-export   llama.cpp loads what `critic export` wrote, and writes the same text
 cargo xtask check-cinstall libcritic installed by cargo-c, which is built first (minutes)

@@ -68,6 +68,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
         threads: None,
         kernel: None,
         context: None,
+        fine: false,
         prefix_cache: None,
         adapted: args.adapted.clone(),
     };

@@ -3,7 +3,7 @@
 //! Sixteen columns share a scale: half the block of a weight, so that one large value spoils
 //! the precision of fewer others (docs/performance.md has the divergence from f32).
 
-use super::simd::{Simd, max16};
+use super::simd::Simd;
 use super::{Kernel, Op};
 use crate::quant::BLOCK;
 
@@ -32,45 +32,81 @@ pub struct Quantize<'a> {
     pub out: &'a mut [ActivationBlock],
 }
 
+/// Quantizes what codes leave of their row: `row − scale·code`, which has codes of its own. Both together have
+/// fifteen bits or more.
+pub struct QuantizeRest<'a> {
+    /// The row, as it was quantized.
+    pub row: &'a [f32],
+    /// Its codes.
+    pub codes: &'a [ActivationBlock],
+    /// As many blocks.
+    pub out: &'a mut [ActivationBlock],
+}
+
 impl Op for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert_eq!(self.row.len(), self.out.len() * BLOCK);
-        // SAFETY: 64 bytes are LANES · 4 codes or more.
-        let ones = unsafe { [s.load_codes([1u8; 64].as_ptr()); 4] };
-        for (x, block) in self.row.chunks_exact(BLOCK).zip(self.out) {
-            let mut sums = [0.0; 2];
-            for half in 0..2 {
-                let x = &x[half * 16..][..16];
-                let mut lanes = [0.0; 16];
-                for lane in (0..16).step_by(S::LANES) {
-                    // SAFETY: lane + LANES ≤ 16, the length of both.
-                    unsafe { s.store(lanes.as_mut_ptr().add(lane), s.abs(s.load(x.as_ptr().add(lane)))) };
-                }
-                let largest = max16(&lanes);
-                let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-                let codes = &mut block.codes[half * 16..][..16];
-                for lane in (0..16).step_by(S::LANES) {
-                    // SAFETY: lane + LANES ≤ 16, the length of both.
-                    unsafe {
-                        let scaled = s.mul(s.load(x.as_ptr().add(lane)), s.splat(inverse));
-                        // 127/max may round up, and times max exceed 127 by a rounding.
-                        let code = s.min(s.max(s.round(scaled), s.splat(-127.0)), s.splat(127.0));
-                        s.store_i8(codes.as_mut_ptr().add(lane), code);
-                    }
-                }
-                // Each lane of the product with ones is the sum of all sixteen codes, exactly.
-                // SAFETY: sixteen codes; LANES ≤ 16.
-                unsafe { s.store(lanes.as_mut_ptr(), s.to_float(s.dot16(&ones, codes.as_ptr(), 0))) };
-                sums[half] = lanes[0];
-                block.scales[half] = largest / 127.0;
-            }
-            block.code_sums = sums.map(|sum| sum as i32);
-            block.sum = block.scales[1].mul_add(sums[1], block.scales[0] * sums[0]);
+        // Indices and no iterators: of these, some were left as calls, which end a kernel's registers.
+        for index in 0..self.out.len() {
+            // SAFETY: the row has as many values.
+            self.out[index] = unsafe { quantize(s, self.row.as_ptr().add(index * BLOCK)) };
         }
     }
+}
+
+impl Op for QuantizeRest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert!(self.row.len() == self.out.len() * BLOCK && self.codes.len() == self.out.len());
+        for index in 0..self.out.len() {
+            let codes = &self.codes[index];
+            let mut rest = [0.0f32; BLOCK];
+            for i in 0..BLOCK {
+                rest[i] = f32::from(codes.codes[i]).mul_add(-codes.scales[i / 16], self.row[index * BLOCK + i]);
+            }
+            // SAFETY: a block of values.
+            self.out[index] = unsafe { quantize(s, rest.as_ptr()) };
+        }
+    }
+}
+
+/// One block.
+///
+/// # Safety
+/// `x` is valid for 32 reads.
+#[inline(always)]
+unsafe fn quantize<S: Simd>(s: S, x: *const f32) -> ActivationBlock {
+    let mut block = ActivationBlock::default();
+    let mut sums = [0.0; 2];
+    for half in 0..2 {
+        // SAFETY: two halves of sixteen values; LANES ≤ 16; 64 bytes are LANES · 4 codes or more.
+        unsafe {
+            let ones = [s.load_codes([1u8; 64].as_ptr()); 4];
+            let x = x.add(half * 16);
+            let codes = block.codes.as_mut_ptr().add(half * 16);
+            let largest = s.max_abs16(x);
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            for lane in (0..16).step_by(S::LANES) {
+                let scaled = s.mul(s.load(x.add(lane)), s.splat(inverse));
+                // 127/max may round up, and times max exceed 127 by a rounding.
+                let code = s.min(s.max(s.round(scaled), s.splat(-127.0)), s.splat(127.0));
+                s.store_i8(codes.add(lane), code);
+            }
+            // Each lane of the product with ones is the sum of all sixteen codes, exactly.
+            let mut lanes = [0.0; 16];
+            s.store(lanes.as_mut_ptr(), s.to_float(s.dot16(&ones, codes, 0)));
+            sums[half] = lanes[0];
+            block.scales[half] = largest / 127.0;
+            block.code_sums[half] = lanes[0] as i32;
+        }
+    }
+    block.sum = block.scales[1].mul_add(sums[1], block.scales[0] * sums[0]);
+    block
 }
 
 /// Quantizes `rows` rows of `columns` each.

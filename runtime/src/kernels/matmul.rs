@@ -15,10 +15,11 @@ use crate::quant::{BLOCK, Format, Matrix, TILE};
 /// Most tokens that share a load of weights.
 const GROUP: usize = 8;
 
-/// Tokens up to which reading weights takes longer than multiplying them, and how far ahead they are then asked
-/// for: the processor's own prefetching follows one stream, and stops at the end of a page of memory.
-const FEW: usize = 4;
+/// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
+/// starts late and stops at the end of a page of memory. Later tokens find them in the cache.
 const AHEAD: usize = 4096;
+/// Bytes in a line of the cache.
+const LINE: usize = 64;
 
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
@@ -112,8 +113,10 @@ impl Op for MatMul<'_> {
     fn run<S: Simd>(self, s: S) {
         let Output { data, stride, tokens } = self.output;
         check(self.matrix, &self.tiles, self.input, self.output);
-        for tile in self.tiles {
-            let weights = TileWeights::new(self.matrix, tile, self.input, self.scratch);
+        assert!(self.matrix.tiles() * TILE <= stride);
+        ask_for_first(s, self.matrix, &self.tiles);
+        for tile in self.tiles.clone() {
+            let weights = TileWeights::new(self.matrix, tile, &self.tiles, self.input, self.scratch);
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
@@ -148,7 +151,7 @@ pub struct GatedMatMul<'a> {
     pub tiles: Range<usize>,
     /// Activations.
     pub input: Input<'a>,
-    /// As in [`MatMul`].
+    /// Begins with the first of `tiles`, which are written whole.
     pub output: Output,
     /// As in [`MatMul`].
     pub scratch: &'a mut [Vec<f32>; 2],
@@ -163,9 +166,12 @@ impl Op for GatedMatMul<'_> {
         check(self.gate, &self.tiles, self.input, self.output);
         check(self.up, &self.tiles, self.input, self.output);
         let [gate_scratch, up_scratch] = self.scratch;
-        for tile in self.tiles {
-            let gate = TileWeights::new(self.gate, tile, self.input, gate_scratch);
-            let up = TileWeights::new(self.up, tile, self.input, up_scratch);
+        ask_for_first(s, self.gate, &self.tiles);
+        ask_for_first(s, self.up, &self.tiles);
+        for tile in self.tiles.clone() {
+            let gate = TileWeights::new(self.gate, tile, &self.tiles, self.input, gate_scratch);
+            let up = TileWeights::new(self.up, tile, &self.tiles, self.input, up_scratch);
+            let column = (tile - self.tiles.start) * TILE;
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
@@ -179,7 +185,7 @@ impl Op for GatedMatMul<'_> {
                     for i in 0..group {
                         let gated = s.mul(activate(s, self.activation, gates[i]), ups[i]);
                         // SAFETY: as in `MatMul`.
-                        unsafe { s.store(data.add((token + i) * stride + tile * TILE + half * S::LANES), gated) };
+                        unsafe { s.store(data.add((token + i) * stride + column + half * S::LANES), gated) };
                     }
                 }
                 token += group;
@@ -240,7 +246,7 @@ fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
 /// Panics unless every access of the product stays inside its operands.
 #[inline(always)]
 fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
-    assert!(tiles.end <= matrix.tiles() && matrix.tiles() * TILE <= output.stride);
+    assert!(tiles.end <= matrix.tiles() && tiles.len() * TILE <= output.stride);
     match input {
         Input::Float(x) => assert_eq!(x.len(), output.tokens * matrix.columns()),
         Input::Codes(x) => {
@@ -250,19 +256,31 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     }
 }
 
+/// Asks for the first [`AHEAD`] bytes of `tiles`; [`Codec::dot`] asks for the rest.
+#[inline(always)]
+fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>) {
+    let start = matrix.bytes().as_ptr().wrapping_add(tiles.start * matrix.tile_bytes());
+    for at in (0..AHEAD.min(tiles.len() * matrix.tile_bytes())).step_by(LINE) {
+        s.prefetch(start.wrapping_add(at));
+    }
+}
+
 /// One tile and the activations that it meets.
 struct TileWeights<'a> {
     format: Format,
     bytes: &'a [u8],
     columns: usize,
+    /// Bytes from this tile to the end of the tiles that are multiplied: what may be asked for.
+    left: usize,
     input: Input<'a>,
 }
 
 impl<'a> TileWeights<'a> {
     /// The tile as stored; or, where the input is f32 and the weights are codes, as f32.
     #[inline(always)]
-    fn new(matrix: &'a Matrix, tile: usize, input: Input<'a>, scratch: &'a mut Vec<f32>) -> Self {
+    fn new(matrix: &'a Matrix, tile: usize, tiles: &Range<usize>, input: Input<'a>, scratch: &'a mut Vec<f32>) -> Self {
         let columns = matrix.columns();
+        let left = (tiles.end - tile) * matrix.tile_bytes();
         let (format, bytes) = match input {
             Input::Float(_) if matrix.format().is_quantized() => {
                 dequantize_tile(matrix, tile, scratch);
@@ -273,7 +291,7 @@ impl<'a> TileWeights<'a> {
             }
             _ => (matrix.format(), &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()]),
         };
-        Self { format, bytes, columns, input }
+        Self { format, bytes, columns, left, input }
     }
 }
 
@@ -295,25 +313,27 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
 /// `sums[i] = tile's half · x[token + i]` for i < group.
 #[inline(always)]
 fn product<S: Simd>(s: S, tile: &TileWeights, half: usize, token: usize, group: usize, sums: &mut [S::F; GROUP]) {
+    // The first tokens, and of a row's halves the first, bring the weights into the cache.
+    let ask = if token == 0 && half == 0 { tile.left } else { 0 };
     match tile.input {
         Input::Codes(x) => {
             let blocks = tile.columns / BLOCK;
             let x = &x[token * blocks..(token + group) * blocks];
             match tile.format {
-                Format::Q8_0 => by_group::<S, Q8_0>(s, tile, half, x, group, sums),
-                Format::Q4_0 => by_group::<S, Q4_0>(s, tile, half, x, group, sums),
-                Format::Q4_1 => by_group::<S, Q4_1>(s, tile, half, x, group, sums),
-                Format::Q5_0 => by_group::<S, Q5_0>(s, tile, half, x, group, sums),
-                Format::Q5_1 => by_group::<S, Q5_1>(s, tile, half, x, group, sums),
+                Format::Q8_0 => by_group::<S, Q8_0>(s, tile, half, x, ask, group, sums),
+                Format::Q4_0 => by_group::<S, Q4_0>(s, tile, half, x, ask, group, sums),
+                Format::Q4_1 => by_group::<S, Q4_1>(s, tile, half, x, ask, group, sums),
+                Format::Q5_0 => by_group::<S, Q5_0>(s, tile, half, x, ask, group, sums),
+                Format::Q5_1 => by_group::<S, Q5_1>(s, tile, half, x, ask, group, sums),
                 _ => unreachable!("checked: codes meet quantized weights only"),
             }
         }
         Input::Float(x) => {
             let x = &x[token * tile.columns..(token + group) * tile.columns];
             match tile.format {
-                Format::F16 => by_group::<S, F16>(s, tile, half, x, group, sums),
-                Format::BF16 => by_group::<S, BF16>(s, tile, half, x, group, sums),
-                _ => by_group::<S, F32>(s, tile, half, x, group, sums),
+                Format::F16 => by_group::<S, F16>(s, tile, half, x, ask, group, sums),
+                Format::BF16 => by_group::<S, BF16>(s, tile, half, x, ask, group, sums),
+                _ => by_group::<S, F32>(s, tile, half, x, ask, group, sums),
             }
         }
     }
@@ -322,6 +342,8 @@ fn product<S: Simd>(s: S, tile: &TileWeights, half: usize, token: usize, group: 
 /// How one format multiplies: a tile's half with `T` tokens.
 trait Codec {
     type X;
+    /// Of the bytes from `tile` on, those from [`AHEAD`] to `ask` may be asked for.
+    ///
     /// # Safety
     /// `tile` holds a whole tile of `columns`, `x` the rows of `T` tokens.
     unsafe fn dot<S: Simd, const T: usize>(
@@ -330,6 +352,7 @@ trait Codec {
         half: usize,
         columns: usize,
         x: *const Self::X,
+        ask: usize,
     ) -> [S::F; T];
 }
 
@@ -340,6 +363,7 @@ fn by_group<S: Simd, C: Codec>(
     tile: &TileWeights,
     half: usize,
     x: &[C::X],
+    ask: usize,
     group: usize,
     sums: &mut [S::F; GROUP],
 ) {
@@ -347,7 +371,7 @@ fn by_group<S: Simd, C: Codec>(
     macro_rules! tokens {
         ($n:literal) => {
             // SAFETY: `product` cut x to the group's rows, TileWeights holds a whole tile.
-            sums[..$n].copy_from_slice(&unsafe { C::dot::<S, $n>(s, bytes, half, columns, x) })
+            sums[..$n].copy_from_slice(&unsafe { C::dot::<S, $n>(s, bytes, half, columns, x, ask) })
         };
     }
     match group {
@@ -379,6 +403,7 @@ macro_rules! quantized {
                 $half: usize,
                 columns: usize,
                 x: *const ActivationBlock,
+                ask: usize,
             ) -> [S::F; T] {
                 const FORMAT: Format = Format::$name;
                 let s = $s;
@@ -389,9 +414,9 @@ macro_rules! quantized {
                     // their rows; offsets inside the record follow its layout.
                     unsafe {
                         let record = tile.add(block * FORMAT.record_bytes());
-                        if T <= FEW && $half == 0 {
-                            for line in 0..FORMAT.record_bytes() / 64 {
-                                s.prefetch(record.wrapping_add(AHEAD + line * 64));
+                        if block * FORMAT.record_bytes() + AHEAD < ask {
+                            for line in 0..FORMAT.record_bytes().div_ceil(LINE) {
+                                s.prefetch(record.wrapping_add(AHEAD + line * LINE));
                             }
                         }
                         let scales = record.cast::<u16>().add($half * S::LANES);
@@ -490,6 +515,7 @@ macro_rules! float {
                 half: usize,
                 columns: usize,
                 x: *const f32,
+                _ask: usize,
             ) -> [S::F; T] {
                 let mut sums = [s.splat(0.0); T];
                 let weights = tile.cast::<$element>();

@@ -58,6 +58,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `|a|`
     fn abs(self, a: Self::F) -> Self::F;
+    /// The largest of sixteen |x|; where one is NaN, anything.
+    /// # Safety
+    /// `p` is valid for 16 reads.
+    #[inline(always)]
+    unsafe fn max_abs16(self, p: *const f32) -> f32 {
+        let mut lanes = [0.0; 16];
+        for lane in (0..16).step_by(Self::LANES) {
+            // SAFETY: lane + LANES ≤ 16, the length of both.
+            unsafe { self.store(lanes.as_mut_ptr().add(lane), self.abs(self.load(p.add(lane)))) };
+        }
+        max16(&lanes)
+    }
     /// To the nearest integer, ties to even.
     fn round(self, a: Self::F) -> Self::F;
     /// `2ⁿ` for whole n in −127..=127, where 2⁻¹²⁷ stands for 0.
@@ -73,7 +85,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for `LANES` writes.
     unsafe fn store_f16(self, p: *mut u16, x: Self::F);
-    /// Says that the cache line at `p` is wanted soon. `p` may point anywhere.
+    /// Says that the cache line at `p` is wanted soon, in the second-level cache: it waits for more lines at once than
+    /// the first. `p` may point anywhere.
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
         let _ = p;

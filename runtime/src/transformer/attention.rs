@@ -2,12 +2,13 @@
 //!
 //! Not here: the arithmetic of one segment (see [`crate::kernels::attention`]).
 
-use super::{BatchToken, Engine, Run, Shared, WorkerScratch, each_row};
+use super::{BatchToken, Engine, Run, Shared, Wanted, WorkerScratch, each_row};
 use crate::file::Config;
 use crate::kernels::attention::{
     AttendSegment, Element, MergeSegment, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax,
 };
 use crate::kernels::rows::{RmsNormInPlace, Rope};
+use crate::quant::BLOCK;
 use crate::weights::Layer;
 
 /// Some queries of one KV head of one run.
@@ -37,7 +38,7 @@ impl Engine {
         let (cos, sin) = &self.scratch.turns[config.rope_index(index)];
         let kernel = self.kernel;
         let rows = Shared(qkv.as_mut_ptr());
-        each_row(&mut self.pool, tokens.len(), |row| {
+        each_row(&mut self.pool, tokens.len(), |row, _| {
             // SAFETY: rows are disjoint.
             let qkv = unsafe { rows.slice(row * width, width) };
             let token = tokens[row];
@@ -71,7 +72,8 @@ impl Engine {
         });
     }
 
-    /// Each query over its sequence's keys and values: `attended[token, head · head_dim]`.
+    /// Each query over its sequence's keys and values: `[token, head · head_dim]`, in `attended` if wanted as floats, in
+    /// `codes` if wanted so.
     pub(super) fn attend<E: Element>(
         &mut self,
         config: &Config,
@@ -79,6 +81,7 @@ impl Engine {
         tokens: &[BatchToken],
         runs: &[Run],
         qkv: &[f32],
+        wanted: Wanted,
     ) where
         WorkerScratch: Pages<E>,
     {
@@ -94,6 +97,10 @@ impl Engine {
             (first + 1).saturating_sub(window) / segment_tokens..last / segment_tokens + 1
         };
         let attended = Shared(self.scratch.attended.as_mut_ptr());
+        let encoder = self.scratch.codes.encoder(self.kernel);
+        // Else a block of codes has values of two heads.
+        let by_head = wanted.codes && dim.is_multiple_of(BLOCK);
+        let floats = wanted.floats || !by_head;
         let (kernel, workers) = (self.kernel, &self.workers);
         let attend = |job: &AttentionJob,
                       segment: usize,
@@ -123,13 +130,21 @@ impl Engine {
             });
         };
         // Divides by the softmax's sum and stores the result of a query.
-        let finish = |job: &AttentionJob, i: usize, softmax: Softmax, values: &[f32]| {
+        let finish = |job: &AttentionJob, i: usize, softmax: Softmax, values: &mut [f32]| {
             let token = job.start + (job.first + i) / group;
             let head = job.head * group + (job.first + i) % group;
-            // SAFETY: a query's output is written by its job alone.
-            let out = unsafe { attended.slice((token * heads + head) * dim, dim) };
+            let at = (token * heads + head) * dim;
             let inverse = 1.0 / softmax.sum;
-            out.iter_mut().zip(values).for_each(|(out, value)| *out = value * inverse);
+            values.iter_mut().for_each(|value| *value *= inverse);
+            // SAFETY: a query's output is written by its job alone.
+            unsafe {
+                if floats {
+                    attended.slice(at, dim).copy_from_slice(values);
+                }
+                if by_head {
+                    encoder.encode(values, at / BLOCK);
+                }
+            }
         };
         let deepest = jobs.iter().map(|job| segments(job).len()).max().unwrap_or(0);
         let split = deepest > 1 && jobs.len() < 4 * self.pool.threads();
@@ -198,9 +213,15 @@ impl Engine {
                     }
                 }
                 for i in 0..job.count {
-                    finish(job, i, softmax[i], &total[i * dim..][..dim]);
+                    finish(job, i, softmax[i], &mut total[i * dim..][..dim]);
                 }
                 (scratch.values, scratch.total) = (values, total);
+            });
+        }
+        if wanted.codes && !by_head {
+            each_row(&mut self.pool, tokens.len(), |row, _| {
+                // SAFETY: all jobs of the region above are done; rows are disjoint.
+                unsafe { encoder.encode(attended.slice(row * heads * dim, heads * dim), row * heads * dim / BLOCK) };
             });
         }
         self.scratch.jobs = jobs;

@@ -19,7 +19,7 @@ use crate::adapter::{AdaptedLayer, Adapter, Pair, Target};
 use crate::error::{Error, Result};
 use crate::file::Config;
 use crate::kernels::Kernel;
-use crate::kernels::activations::{ActivationBlock, Quantize};
+use crate::kernels::activations::{ActivationBlock, Quantize, QuantizeRest};
 use crate::kernels::attention::{PAGE_TOKENS, PagePart, Softmax};
 use crate::kernels::low_rank::ThinMatMul;
 use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
@@ -84,14 +84,16 @@ struct Scratch {
     attended: Vec<f32>,
     /// The MLP's inner activations, `intermediate` wide.
     inner: Vec<f32>,
-    /// The input of the next projection as codes.
-    codes: Vec<ActivationBlock>,
+    /// `h`, or `attended`, as codes.
+    codes: Codes,
+    /// `inner` as codes.
+    inner_codes: Codes,
     /// Cosines and sines `[BATCH, head_dim / 2]` of both rotary embeddings.
     turns: [(Vec<f32>, Vec<f32>); 2],
     /// `scale · A·x` of up to three pairs, `[3][BATCH, rank padded to whole tiles]`; empty
     /// until an adapter acts.
     reduced: Vec<f32>,
-    /// `up · h` of adapted rows, `intermediate` wide; empty until an adapter acts.
+    /// `up · h` of adapted rows, and on the fine path of all, `intermediate` wide; empty until an adapter acts.
     ups: Vec<f32>,
     /// Rows that lie together and are all adapted, or all not.
     spans: Vec<Span>,
@@ -120,6 +122,75 @@ struct Span {
     adapted: bool,
 }
 
+/// In which forms the input of some products is wanted. What one thread writes for another to read has its price, so
+/// that forms which nobody reads are not written.
+#[derive(Clone, Copy)]
+struct Wanted {
+    codes: bool,
+    /// For an adapter, for weights that are floats, and on the exact path.
+    floats: bool,
+}
+
+/// What is multiplied: `[n, columns]`. A form that was not wanted holds what it will.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    rows: &'a [f32],
+    columns: usize,
+    codes: &'a Codes,
+}
+
+/// Rows as codes, `[BATCH, width / 32]`.
+#[derive(Default)]
+struct Codes {
+    codes: Vec<ActivationBlock>,
+    /// On the fine path: what the codes leave of the rows.
+    rest: Vec<ActivationBlock>,
+}
+
+impl Codes {
+    fn new(width: usize, precision: Precision) -> Result<Self> {
+        let blocks = BATCH * width.div_ceil(BLOCK);
+        let some = || {
+            let (mut codes, bytes) = (Vec::new(), blocks * size_of::<ActivationBlock>());
+            codes.try_reserve_exact(blocks).map_err(|_| Error::OutOfMemory { bytes })?;
+            codes.resize(blocks, ActivationBlock::default());
+            Ok::<_, Error>(codes)
+        };
+        Ok(Self { codes: some()?, rest: if precision == Precision::Fine { some()? } else { Vec::new() } })
+    }
+
+    fn encoder(&mut self, kernel: Kernel) -> Encoder {
+        let rest = (!self.rest.is_empty()).then_some(Shared(self.rest.as_mut_ptr()));
+        Encoder { kernel, codes: Shared(self.codes.as_mut_ptr()), rest }
+    }
+}
+
+/// Where jobs turn rows into codes.
+#[derive(Clone, Copy)]
+struct Encoder {
+    kernel: Kernel,
+    codes: Shared<ActivationBlock>,
+    rest: Option<Shared<ActivationBlock>>,
+}
+
+impl Encoder {
+    /// Codes of `floats`, from block `start` on.
+    ///
+    /// # Safety
+    /// The blocks are inside the buffer and no other job's.
+    unsafe fn encode(&self, floats: &[f32], start: usize) {
+        let blocks = floats.len() / BLOCK;
+        // SAFETY: as the caller promises.
+        let codes = unsafe { self.codes.slice(start, blocks) };
+        self.kernel.run(Quantize { row: floats, out: codes });
+        if let Some(rest) = self.rest {
+            // SAFETY: as above.
+            let out = unsafe { rest.slice(start, blocks) };
+            self.kernel.run(QuantizeRest { row: floats, codes, out });
+        }
+    }
+}
+
 /// A matrix, and what an adapter adds to it on the adapted rows.
 #[derive(Clone, Copy)]
 struct Linear<'a> {
@@ -136,6 +207,8 @@ impl<'a> Linear<'a> {
 #[derive(Default)]
 struct WorkerScratch {
     tiles: [Vec<f32>; 2],
+    /// Rows that become codes.
+    rows: Vec<f32>,
     values: Vec<f32>,
     total: Vec<f32>,
     pages_f16: Vec<PagePart<u16>>,
@@ -168,24 +241,18 @@ impl Engine {
     pub fn new(config: &Config, kernel: Kernel, threads: usize, precision: Precision) -> Result<Self> {
         let rows = |width: usize| try_zeroed::<f32>(BATCH * width);
         let heads = config.heads * config.head_dim;
-        let widest = config.hidden_size.max(heads).max(config.intermediate_size);
         let turns = || Ok::<_, Error>((rows(config.head_dim / 2)?, rows(config.head_dim / 2)?));
-        let mut codes = Vec::new();
-        let blocks = BATCH * widest.div_ceil(BLOCK);
-        codes
-            .try_reserve_exact(blocks)
-            .map_err(|_| Error::OutOfMemory { bytes: blocks * size_of::<ActivationBlock>() })?;
-        codes.resize(blocks, ActivationBlock::default());
         let scratch = Scratch {
             x: rows(config.hidden_size)?,
             h: rows(config.hidden_size)?,
             qkv: rows(heads + 2 * config.kv_heads * config.head_dim)?,
             attended: rows(heads)?,
             inner: rows(config.intermediate_size)?,
-            codes,
+            codes: Codes::new(config.hidden_size.max(heads), precision)?,
+            inner_codes: Codes::new(config.intermediate_size, precision)?,
             turns: [turns()?, turns()?],
             reduced: Vec::new(),
-            ups: Vec::new(),
+            ups: if precision == Precision::Fine { rows(config.intermediate_size)? } else { Vec::new() },
             spans: Vec::new(),
             logits: try_zeroed(LOGIT_ROWS * config.vocab_size.next_multiple_of(TILE))?,
             tokens: Vec::with_capacity(BATCH),
@@ -369,52 +436,70 @@ impl Engine {
     ) {
         let n = tokens.len();
         let width = (config.heads + 2 * config.kv_heads) * config.head_dim;
-        self.normalise(&layer.attention_norm, config.rms_norm_eps, n);
-        let mut qkv = std::mem::take(&mut self.scratch.qkv);
-        let h = std::mem::take(&mut self.scratch.h);
-        let hidden = config.hidden_size;
         let targets = [Target::Q, Target::K, Target::V];
         let linears: [_; 3] = std::array::from_fn(|i| Linear::new(&layer.qkv[i].matrix, adapted, targets[i]));
-        self.project(&linears, &h[..n * hidden], hidden, &mut qkv[..n * width], width, Store::Set);
-        self.scratch.h = h;
+        self.normalise(&layer.attention_norm, config.rms_norm_eps, n, self.wanted(&linears));
+        let mut qkv = std::mem::take(&mut self.scratch.qkv);
+        let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
+        let hidden = config.hidden_size;
+        let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
+        self.project(&linears, rows, &mut qkv[..n * width], width, Store::Set);
+        (self.scratch.h, self.scratch.codes) = (h, codes);
         self.place(config, layer, index, tokens, runs, &mut qkv);
+        let o = Linear::new(&layer.o, adapted, Target::O);
+        let wanted = self.wanted(&[o]);
         match self.precision {
-            Precision::Fast => self.attend::<u16>(config, index, tokens, runs, &qkv),
-            Precision::Exact => self.attend::<f32>(config, index, tokens, runs, &qkv),
+            Precision::Fast | Precision::Fine => self.attend::<u16>(config, index, tokens, runs, &qkv, wanted),
+            Precision::Exact => self.attend::<f32>(config, index, tokens, runs, &qkv, wanted),
         }
         self.scratch.qkv = qkv;
-        let attended = std::mem::take(&mut self.scratch.attended);
+        let (attended, codes) = (std::mem::take(&mut self.scratch.attended), std::mem::take(&mut self.scratch.codes));
         let heads = config.heads * config.head_dim;
-        let o = Linear::new(&layer.o, adapted, Target::O);
-        self.project_to_residual(o, &attended[..n * heads], heads, layer.attention_post_norm.as_ref(), config);
-        self.scratch.attended = attended;
+        let rows = Rows { rows: &attended[..n * heads], columns: heads, codes: &codes };
+        self.project_to_residual(o, rows, layer.attention_post_norm.as_ref(), config);
+        (self.scratch.attended, self.scratch.codes) = (attended, codes);
     }
 
     /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x)
     fn mlp(&mut self, config: &Config, layer: &Layer, adapted: Option<&AdaptedLayer>, n: usize) {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        self.normalise(&layer.mlp_norm, config.rms_norm_eps, n);
-        let mut inner = std::mem::take(&mut self.scratch.inner);
-        let h = std::mem::take(&mut self.scratch.h);
         let gate = Linear::new(&layer.gate, adapted, Target::Gate);
         let up = Linear::new(&layer.up, adapted, Target::Up);
-        self.gated(config, gate, up, &h[..n * hidden], &mut inner[..n * intermediate]);
-        self.scratch.h = h;
         let down = Linear::new(&layer.down, adapted, Target::Down);
-        self.project_to_residual(down, &inner[..n * intermediate], intermediate, layer.mlp_post_norm.as_ref(), config);
-        self.scratch.inner = inner;
+        self.normalise(&layer.mlp_norm, config.rms_norm_eps, n, self.wanted(&[gate, up]));
+        let mut inner = std::mem::take(&mut self.scratch.inner);
+        let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
+        let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
+        self.gated(config, gate, up, rows, &mut inner[..n * intermediate], self.wanted(&[down]));
+        (self.scratch.h, self.scratch.codes) = (h, codes);
+        let codes = std::mem::take(&mut self.scratch.inner_codes);
+        let rows = Rows { rows: &inner[..n * intermediate], columns: intermediate, codes: &codes };
+        self.project_to_residual(down, rows, layer.mlp_post_norm.as_ref(), config);
+        (self.scratch.inner, self.scratch.inner_codes) = (inner, codes);
     }
 
     /// `inner = activation(gate · rows) ⊙ up · rows`. On adapted rows what the pairs add comes
-    /// between the products and the activation; on all others it is one fused pass.
-    fn gated(&mut self, config: &Config, gate: Linear, up: Linear, rows: &[f32], inner: &mut [f32]) {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        self.encode(rows, hidden, [gate.matrix, up.matrix]);
-        self.reduce([gate.pair, up.pair].into_iter(), rows, hidden);
-        let split = gate.pair.is_some() || up.pair.is_some();
+    /// between the products and the activation; on all others it is one fused pass. Where only codes are wanted, some
+    /// columns at a time are computed aside and become codes while they are in the thread's own cache.
+    fn gated(
+        &mut self,
+        config: &Config,
+        gate: Linear,
+        up: Linear,
+        Rows { rows, columns, codes }: Rows,
+        inner: &mut [f32],
+        wanted: Wanted,
+    ) {
+        /// Tiles in a block of codes.
+        const WIDE: usize = BLOCK / TILE;
+        /// Blocks that are computed aside: 64 KiB of floats.
+        const ASIDE: usize = (64 << 10) / (BLOCK * size_of::<f32>());
+        let intermediate = config.intermediate_size;
+        self.reduce([gate.pair, up.pair].into_iter(), rows, columns);
         let exact = self.precision == Precision::Exact;
-        let codes = &self.scratch.codes[..];
         let inputs = (input(gate.matrix, exact, rows, codes), input(up.matrix, exact, rows, codes));
+        let rest = rest(inputs.0, rows, codes);
+        let split = gate.pair.is_some() || up.pair.is_some() || rest.is_some();
         // Gate and up share one pass where they are stored alike, which converters see to.
         let alike =
             matches!((&inputs.0, &inputs.1), (Input::Float(_), Input::Float(_)) | (Input::Codes(_), Input::Codes(_)));
@@ -425,69 +510,102 @@ impl Engine {
         let ups = Output::new(ups, intermediate);
         // Without pairs, all rows are alike.
         let whole = [Span { rows: 0..n, adapted: false }];
-        let spans = if split { &self.scratch.spans[..] } else { &whole };
+        let spans = if gate.pair.is_some() || up.pair.is_some() { &self.scratch.spans[..] } else { &whole };
         let (kernel, workers, reduced) = (self.kernel, &self.workers, &self.scratch.reduced[..]);
+        let encoder = self.scratch.inner_codes.encoder(kernel);
         let tiles = gate.matrix.tiles();
-        let cut = Cut::new(tiles, self.pool.threads());
+        let (cut, activation) = (Cut::new(tiles.div_ceil(WIDE), self.pool.threads()), config.activation);
+        // Columns of `blocks`, from a job's own floats.
+        let encode = |floats: &[f32], row: usize, blocks: &Range<usize>| {
+            // SAFETY: blocks of jobs are disjoint.
+            unsafe { encoder.encode(floats, row * intermediate / BLOCK + blocks.start) };
+        };
         self.pool.run(cut.jobs(), |job, worker| {
             // SAFETY: this job's worker; tiles of jobs are disjoint.
-            let scratch = unsafe { &mut workers.get(worker).tiles };
-            let tiles = cut.tiles(job);
-            for Span { rows, adapted } in spans {
-                let (input, output) = (inputs.0.rows(rows.clone(), hidden), output.rows(rows.clone()));
-                if !adapted {
+            let WorkerScratch { tiles: scratch, rows: aside, .. } = unsafe { workers.get(worker) };
+            let blocks = cut.tiles(job);
+            if !wanted.floats && !split {
+                for start in blocks.clone().step_by((ASIDE / n).max(1)) {
+                    let blocks = start..(start + (ASIDE / n).max(1)).min(blocks.end);
+                    let width = blocks.len() * BLOCK;
+                    let aside = room(aside, n * width);
                     kernel.run(GatedMatMul {
                         gate: gate.matrix,
                         up: up.matrix,
-                        activation: config.activation,
-                        tiles: tiles.clone(),
-                        input,
-                        output,
+                        activation,
+                        tiles: blocks.start * WIDE..blocks.end * WIDE,
+                        input: inputs.0,
+                        output: Output::new(aside, width),
                         scratch,
                     });
+                    aside.chunks_exact(width).enumerate().for_each(|(row, floats)| encode(floats, row, &blocks));
+                }
+                return;
+            }
+            let tiles = blocks.start * WIDE..(blocks.end * WIDE).min(tiles);
+            for Span { rows, adapted } in spans {
+                let (input, output) = (inputs.0.rows(rows.clone(), columns), output.rows(rows.clone()));
+                let tiles = tiles.clone();
+                if !adapted && rest.is_none() {
+                    let (gate, up) = (gate.matrix, up.matrix);
+                    // SAFETY: the tiles begin and end within the stride.
+                    let output = unsafe { output.from_column(tiles.start * TILE) };
+                    kernel.run(GatedMatMul { gate, up, activation, tiles, input, output, scratch });
                     continue;
                 }
                 let ups = ups.rows(rows.clone());
                 for (slot, (linear, output)) in [(gate, output), (up, ups)].into_iter().enumerate() {
-                    let (tiles, store, scratch) = (tiles.clone(), Store::Set, &mut scratch[0]);
-                    kernel.run(MatMul { matrix: linear.matrix, tiles: tiles.clone(), input, output, store, scratch });
-                    if let Some(pair) = linear.pair {
+                    let (matrix, tiles, scratch) = (linear.matrix, tiles.clone(), &mut scratch[0]);
+                    kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch });
+                    if let Some(rest) = rest {
+                        let (input, store) = (rest.rows(rows.clone(), columns), Store::Add);
+                        kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch });
+                    }
+                    if let Some(pair) = linear.pair.filter(|_| *adapted) {
                         expand(kernel, pair, slot, reduced, tiles, rows.clone(), output);
                     }
                 }
-                let (activation, tiles) = (config.activation, tiles.clone());
                 kernel.run(Gate { activation, tiles, gate: output, up: ups });
+            }
+            for row in (0..n).filter(|_| wanted.codes) {
+                // SAFETY: this job has just written these columns.
+                let floats = unsafe {
+                    let start = output.data.add(row * intermediate + blocks.start * BLOCK);
+                    std::slice::from_raw_parts(start, blocks.len() * BLOCK)
+                };
+                encode(floats, row, &blocks);
             }
         });
     }
 
-    /// `h = norm(x)` for the first `n` rows.
-    fn normalise(&mut self, weight: &Slice<f32>, eps: f32, n: usize) {
-        let hidden = weight.len();
-        let x = &self.scratch.x[..n * hidden];
-        let h = Shared(self.scratch.h.as_mut_ptr());
-        let kernel = self.kernel;
-        each_row(&mut self.pool, n, |row| {
-            // SAFETY: rows are disjoint.
-            let out = unsafe { h.slice(row * hidden, hidden) };
-            kernel.run(RmsNorm { x: &x[row * hidden..][..hidden], weight, eps, out });
-        });
+    /// What products with `linears` take.
+    fn wanted(&self, linears: &[Linear]) -> Wanted {
+        let codes = |linear: &Linear| self.precision != Precision::Exact && linear.matrix.format().is_quantized();
+        Wanted {
+            codes: linears.iter().any(codes),
+            floats: linears.iter().any(|linear| linear.pair.is_some() || !codes(linear)),
+        }
     }
 
-    /// Quantizes rows into `codes`, if one of `matrices` wants them so.
-    fn encode<'m>(&mut self, rows: &[f32], columns: usize, matrices: impl IntoIterator<Item = &'m Matrix>) {
-        let quantized = matrices.into_iter().any(|matrix| matrix.format().is_quantized());
-        let wanted = self.precision == Precision::Fast && quantized;
-        if !wanted {
-            return;
-        }
-        let blocks = columns / BLOCK;
-        let codes = Shared(self.scratch.codes.as_mut_ptr());
-        let kernel = self.kernel;
-        each_row(&mut self.pool, rows.len() / columns, |row| {
-            // SAFETY: rows are disjoint; scratch holds BATCH rows of the widest input.
-            let out = unsafe { codes.slice(row * blocks, blocks) };
-            kernel.run(Quantize { row: &rows[row * columns..][..columns], out });
+    /// `norm(x)` for the first `n` rows: in `codes` if wanted so, in `h` if wanted as floats.
+    fn normalise(&mut self, weight: &Slice<f32>, eps: f32, n: usize, wanted: Wanted) {
+        let hidden = weight.len();
+        let x = &self.scratch.x[..n * hidden];
+        let (kernel, workers) = (self.kernel, &self.workers);
+        let (h, encoder) = (Shared(self.scratch.h.as_mut_ptr()), self.scratch.codes.encoder(kernel));
+        each_row(&mut self.pool, n, |row, worker| {
+            // SAFETY: rows are disjoint; this job's worker.
+            let out = unsafe {
+                match wanted.floats {
+                    true => h.slice(row * hidden, hidden),
+                    false => room(&mut workers.get(worker).rows, hidden),
+                }
+            };
+            kernel.run(RmsNorm { x: &x[row * hidden..][..hidden], weight, eps, out });
+            if wanted.codes {
+                // SAFETY: rows are disjoint.
+                unsafe { encoder.encode(out, row * hidden / BLOCK) };
+            }
         });
     }
 
@@ -533,21 +651,20 @@ impl Engine {
         }
     }
 
-    /// `out = [m · rows for m in matrices]`, side by side in rows of `stride`.
+    /// `out = [m · rows for m in matrices]`, side by side in rows of `stride`; `codes` are the rows' own, where a
+    /// matrix takes them.
     fn project(
         &mut self,
         linears: &[Linear],
-        rows: &[f32],
-        columns: usize,
+        Rows { rows, columns, codes }: Rows,
         out: &mut [f32],
         stride: usize,
         store: Store,
     ) {
-        self.encode(rows, columns, linears.iter().map(|linear| linear.matrix));
         self.reduce(linears.iter().map(|linear| linear.pair), rows, columns);
         let tokens = rows.len() / columns;
         let exact = self.precision == Precision::Exact;
-        let (kernel, workers, codes) = (self.kernel, &self.workers, &self.scratch.codes[..]);
+        let (kernel, workers) = (self.kernel, &self.workers);
         let (reduced, spans) = (&self.scratch.reduced[..], &self.scratch.spans[..]);
         let total: usize = linears.iter().map(|linear| linear.matrix.tiles()).sum();
         let cut = Cut::new(total, self.pool.threads());
@@ -565,6 +682,9 @@ impl Engine {
                         unsafe { (&mut workers.get(worker).tiles[0], base.from_column(first * TILE)) };
                     let input = input(matrix, exact, rows, codes);
                     kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch });
+                    if let Some(input) = rest(input, rows, codes) {
+                        kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Add, scratch });
+                    }
                     for span in spans.iter().filter(|span| span.adapted) {
                         let Some(pair) = pair else { break };
                         let rows = span.rows.clone();
@@ -578,22 +698,15 @@ impl Engine {
     }
 
     /// `x += matrix · rows`, through a norm where the family has one there.
-    fn project_to_residual(
-        &mut self,
-        linear: Linear,
-        rows: &[f32],
-        columns: usize,
-        post_norm: Option<&Slice<f32>>,
-        config: &Config,
-    ) {
+    fn project_to_residual(&mut self, linear: Linear, rows: Rows, post_norm: Option<&Slice<f32>>, config: &Config) {
         let hidden = config.hidden_size;
-        let n = rows.len() / columns;
+        let n = rows.rows.len() / rows.columns;
         let mut x = std::mem::take(&mut self.scratch.x);
         match post_norm {
-            None => self.project(&[linear], rows, columns, &mut x[..n * hidden], hidden, Store::Add),
+            None => self.project(&[linear], rows, &mut x[..n * hidden], hidden, Store::Add),
             Some(weight) => {
                 let mut h = std::mem::take(&mut self.scratch.h);
-                self.project(&[linear], rows, columns, &mut h[..n * hidden], hidden, Store::Set);
+                self.project(&[linear], rows, &mut h[..n * hidden], hidden, Store::Set);
                 for (x, h) in x.chunks_exact_mut(hidden).zip(h.chunks_exact_mut(hidden)).take(n) {
                     self.kernel.run(RmsNormInPlace { x: h, weight, eps: config.rms_norm_eps });
                     x.iter_mut().zip(h).for_each(|(x, h)| *x += *h);
@@ -619,19 +732,25 @@ impl Engine {
             }
         }));
         for rows in wanted.chunks(LOGIT_ROWS) {
-            let mut h = std::mem::take(&mut self.scratch.h);
-            for (&row, out) in rows.iter().zip(h.chunks_exact_mut(hidden)) {
-                let x = &self.scratch.x[row * hidden..][..hidden];
+            let (mut h, mut codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
+            let output = Linear { matrix: &weights.output, pair: None };
+            let wanted = self.wanted(&[output]);
+            for (index, &row) in rows.iter().enumerate() {
+                let (x, out) = (&self.scratch.x[row * hidden..][..hidden], &mut h[index * hidden..][..hidden]);
                 self.kernel.run(RmsNorm { x, weight: &weights.norm, eps: weights.config.rms_norm_eps, out });
+                if wanted.codes {
+                    // SAFETY: there are as many rows, and no other job.
+                    unsafe { codes.encoder(self.kernel).encode(out, index * hidden / BLOCK) };
+                }
             }
             let mut logits = std::mem::take(&mut self.scratch.logits);
             let n = rows.len();
-            let output = Linear { matrix: &weights.output, pair: None };
-            self.project(&[output], &h[..n * hidden], hidden, &mut logits[..n * padded], padded, Store::Set);
+            let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
+            self.project(&[output], rows_of, &mut logits[..n * padded], padded, Store::Set);
             for (&row, logits) in rows.iter().zip(logits.chunks_exact(padded)) {
                 on_logits(tokens[row].run, tokens[row].index, &logits[..vocab]);
             }
-            self.scratch.h = h;
+            (self.scratch.h, self.scratch.codes) = (h, codes);
             self.scratch.logits = logits;
         }
         self.scratch.wanted = wanted;
@@ -639,12 +758,18 @@ impl Engine {
 }
 
 /// What `matrix` is multiplied with: codes where both allow it.
-fn input<'a>(matrix: &Matrix, exact: bool, rows: &'a [f32], codes: &'a [ActivationBlock]) -> Input<'a> {
+fn input<'a>(matrix: &Matrix, exact: bool, rows: &'a [f32], codes: &'a Codes) -> Input<'a> {
     if exact || !matrix.format().is_quantized() {
         Input::Float(rows)
     } else {
-        Input::Codes(&codes[..rows.len() / BLOCK])
+        Input::Codes(&codes.codes[..rows.len() / BLOCK])
     }
+}
+
+/// What is multiplied besides, where `input` are codes and the path is the fine one.
+fn rest<'a>(input: Input, rows: &[f32], codes: &'a Codes) -> Option<Input<'a>> {
+    let fine = matches!(input, Input::Codes(_)) && !codes.rest.is_empty();
+    fine.then(|| Input::Codes(&codes.rest[..rows.len() / BLOCK]))
 }
 
 /// `output += B · reduced` for the tiles and rows that `output` begins with.
@@ -663,9 +788,9 @@ fn expand(
     kernel.run(ThinMatMul { matrix: &pair.b, tiles, x, x_stride, scale: 1.0, output, store: Store::Add });
 }
 
-/// Tiles cut into jobs: half of them in one large job for each thread, half of the rest in the
-/// next ones, and so on down to single tiles. Large jobs stream memory well, and with small ones
-/// at the end all threads come to it together, also where one of them was interrupted.
+/// Tiles cut into jobs: three quarters of them in one large job for each thread, three quarters of the rest in the next
+/// ones, and so on down to single tiles. Large jobs stream memory well, as each begins with a wait for its first bytes,
+/// and with small ones at the end all threads come to it together, also where one of them was interrupted.
 #[derive(Clone, Copy)]
 struct Cut {
     tiles: usize,
@@ -675,12 +800,21 @@ struct Cut {
 }
 
 impl Cut {
+    /// Of what there is before a round, one part in four is left after it: so many bits fewer.
+    const LEFT: usize = 2;
+
     fn new(tiles: usize, threads: usize) -> Self {
-        Self { tiles, threads, rounds: (tiles / threads).checked_ilog2().unwrap_or(0) as usize }
+        let rounds = (tiles / threads).checked_ilog2().unwrap_or(0) as usize / Self::LEFT;
+        Self { tiles, threads, rounds }
+    }
+
+    /// Tiles that are left after `rounds`.
+    fn left(&self, rounds: usize) -> usize {
+        self.tiles >> (Self::LEFT * rounds)
     }
 
     fn jobs(&self) -> usize {
-        if self.threads == 1 { 1 } else { self.rounds * self.threads + (self.tiles >> self.rounds) }
+        if self.threads == 1 { 1 } else { self.rounds * self.threads + self.left(self.rounds) }
     }
 
     fn tiles(&self, job: usize) -> Range<usize> {
@@ -689,24 +823,31 @@ impl Cut {
         }
         let (round, place) = (job / self.threads, job % self.threads);
         if round >= self.rounds {
-            let left = self.rounds * self.threads + (self.tiles >> self.rounds) - job;
-            return self.tiles - left..self.tiles - left + 1;
+            let start = self.tiles - (self.jobs() - job);
+            return start..start + 1;
         }
-        let (start, end) = (self.tiles - (self.tiles >> round), self.tiles - (self.tiles >> (round + 1)));
+        let (start, end) = (self.tiles - self.left(round), self.tiles - self.left(round + 1));
         let at = |place: usize| start + (end - start) * place / self.threads;
         at(place)..at(place + 1)
     }
 }
 
-/// Calls `job` for each row: on the calling thread where they are few.
-fn each_row(pool: &mut Pool, rows: usize, job: impl Fn(usize) + Sync) {
-    /// Rows in a job: below two of these, waking others costs more than they help.
-    const ROWS: usize = 8;
-    if rows < 2 * ROWS {
-        (0..rows).for_each(job);
-    } else {
-        pool.run(rows.div_ceil(ROWS), |index, _| (index * ROWS..((index + 1) * ROWS).min(rows)).for_each(&job));
+/// `len` floats to write to.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
     }
+    &mut buffer[..len]
+}
+
+/// Calls `job(row, worker)` for each row.
+fn each_row(pool: &mut Pool, rows: usize, job: impl Fn(usize, usize) + Sync) {
+    /// Jobs for each thread: so many that a thread which comes late finds some left.
+    const JOBS: usize = 4;
+    let size = rows.div_ceil(JOBS * pool.threads());
+    pool.run(rows.div_ceil(size.max(1)), |index, worker| {
+        (index * size..((index + 1) * size).min(rows)).for_each(|row| job(row, worker));
+    });
 }
 
 #[cfg(test)]
@@ -723,7 +864,7 @@ mod tests {
                     let range = cut.tiles(job);
                     assert_eq!(range.start, end, "{tiles} tiles, {threads} threads");
                     end = range.end;
-                    assert!(threads == 1 || range.len() <= tiles.div_ceil(2 * threads).max(1));
+                    assert!(threads == 1 || range.len() <= (3 * tiles).div_ceil(4 * threads).max(1));
                 }
                 assert_eq!(end, tiles);
                 if threads > 1 && tiles > 0 {

@@ -15,7 +15,12 @@ use super::server::Server;
 use super::{critic_json, median};
 
 /// Lengths of the n-gram that is looked up, and of the guess: the default, and shorter ones.
-const SPECULATION: [[&str; 2]; 3] = [["12", "48"], ["4", "16"], ["3", "8"]];
+pub const SPECULATION: [[&str; 2]; 3] = [["12", "48"], ["4", "16"], ["3", "8"]];
+
+/// Its options for one of these.
+pub fn speculation([n, m]: [&str; 2]) -> [&str; 6] {
+    ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", n, "--spec-ngram-simple-size-m", m]
+}
 
 /// Milliseconds of one case.
 struct Times {
@@ -55,10 +60,7 @@ pub fn run(
         let settings = if round == 0 { 0..SPECULATION.len() } else { best..best + 1 };
         let mut fastest: Option<(f64, Vec<f64>)> = None;
         for setting in settings {
-            let [n, m] = SPECULATION[setting];
-            let flags =
-                ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", n, "--spec-ngram-simple-size-m", m];
-            let server = Server::start(program, gguf, threads, &flags)?;
+            let server = Server::start(program, gguf, threads, &speculation(SPECULATION[setting]))?;
             let written: Vec<f64> =
                 plain.iter().map(|plain| plain.with_speculation(&server)).collect::<Result<_, _>>()?;
             let total = written.iter().sum();
@@ -93,11 +95,7 @@ struct Plain {
 }
 
 fn plain(server: &Server, case: &Value, text: &Value) -> Result<Plain, String> {
-    let list = |key: &str| -> Result<Vec<u64>, String> {
-        let tokens = case[key].as_array().ok_or_else(|| format!("bench gives no {key}"))?;
-        Ok(tokens.iter().filter_map(Value::as_u64).collect())
-    };
-    let (asked, prompt) = (list("critique_prompt")?, list("refinement_prompt")?);
+    let (asked, prompt) = (list(case, "critique_prompt")?, list(case, "refinement_prompt")?);
     let (critique, tokens) = (number(case, "critique_tokens")? as usize, number(case, "refinement_tokens")? as usize);
     // Each text has a token that ends it.
     let first = server.goes_on(&asked, critique + 1, None)?;
@@ -129,7 +127,13 @@ impl Plain {
     }
 }
 
-fn number(case: &Value, key: &str) -> Result<f64, String> {
+/// A list of tokens.
+pub fn list(case: &Value, key: &str) -> Result<Vec<u64>, String> {
+    let tokens = case[key].as_array().ok_or_else(|| format!("bench gives no {key}"))?;
+    Ok(tokens.iter().filter_map(Value::as_u64).collect())
+}
+
+pub fn number(case: &Value, key: &str) -> Result<f64, String> {
     case[key].as_f64().ok_or_else(|| format!("bench gives no {key}"))
 }
 

@@ -4,8 +4,10 @@
 //! server's own timings are what counts. Figures are medians, and only their ratio means
 //! anything on another machine.
 
+mod accuracy;
 mod cases;
 mod chart;
+mod free;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -61,6 +63,13 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         let file = Path::new("benches/data/improve-cases.json");
         out += &cases::run(&program, &gguf, &ours, file, threads, repeat)?;
     }
+    if part == "all" || part == "free" {
+        let file = Path::new("benches/data/improve-cases.json");
+        out += &free::run(&program, &gguf, &ours, file, threads, repeat)?;
+    }
+    if part == "all" || part == "accuracy" {
+        out += &accuracy::run(&program, &gguf, &ours, threads, repeat)?;
+    }
     println!("{out}");
     match option("--out") {
         Some(file) => std::fs::write(&file, out).map_err(|error| format!("{file}: {error}")),
@@ -70,7 +79,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 
 /// Prefill, batches, decoding, start and memory.
 fn speed(program: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usize) -> Result<String, String> {
-    let q4_0 = q4_0(gguf)?;
+    let q4_0 = requantized(gguf, "Q4_0")?;
     let row = |name: String, unit| Row { name, unit, values: [vec![], vec![], vec![]] };
     let mut rows: Vec<Row> = PROMPTS.iter().map(|n| row(format!("prefill of {n} tokens"), "tokens/s")).collect();
     rows.extend(BATCHES.iter().map(|n| row(format!("batch of {n} tokens"), "tokens/s")));
@@ -96,9 +105,8 @@ fn speed(program: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usize
         }
         eights.push(batch(8, "ms")? / batch(1, "ms")?);
         fours.push(batch(4, "candidates_ms")? / batch(1, "candidates_ms")?);
-        let decode = figure(&answer, "decode_tokens_per_second")?;
-        shares.push(decode / figure(&answer["limits"], "decode_tokens_per_second")?);
-        values.push(decode);
+        shares.push(figure(&answer["limits"], "decode_share")?);
+        values.push(figure(&answer, "decode_tokens_per_second")?);
         let deep = bench(ours, threads, 1, WRITTEN, 2048, &[])?;
         values.push(figure(&deep, "decode_tokens_per_second")?);
         values.push(start(ours, threads)?);
@@ -234,14 +242,14 @@ pub(crate) fn models() -> Result<(PathBuf, PathBuf), String> {
     Ok((gguf, ours))
 }
 
-/// The same model with Q4_0 in place of Q4_1, for which llama.cpp has its fastest kernels.
-fn q4_0(gguf: &Path) -> Result<PathBuf, String> {
-    let target = gguf.with_file_name("SmolLM2-135M-Instruct.Q4_0.gguf");
+/// The same model with its weights stored as `kind`: Q4_0, for which llama.cpp has its fastest kernels, or F16.
+fn requantized(gguf: &Path, kind: &str) -> Result<PathBuf, String> {
+    let target = gguf.with_file_name(format!("SmolLM2-135M-Instruct.{kind}.gguf"));
     if !target.exists() {
         let folder = server::folder()?;
         run_command(Command::new(folder.join("bin/pip")).args(["install", "--quiet", "gguf"]))?;
-        let script = Path::new("xtask/src/peers/q4_0.py");
-        run_command(Command::new(folder.join("bin/python3")).arg(script).arg(gguf).arg(&target))?;
+        let script = Path::new("xtask/src/peers/requantize.py");
+        run_command(Command::new(folder.join("bin/python3")).arg(script).arg(gguf).arg(&target).arg(kind))?;
     }
     Ok(target)
 }

@@ -54,6 +54,16 @@ pub struct Timing {
 }
 
 impl Timing {
+    fn of(answer: &Value) -> Result<Self, String> {
+        let figure = |key: &str| answer["timings"][key].as_f64().ok_or_else(|| format!("no {key} in {answer}"));
+        Ok(Self {
+            prompt_tokens: figure("prompt_n")?,
+            prompt_ms: figure("prompt_ms")?,
+            written_tokens: figure("predicted_n")?,
+            written_ms: figure("predicted_ms")?,
+        })
+    }
+
     pub fn prompt_rate(&self) -> f64 {
         self.prompt_tokens * 1e3 / self.prompt_ms
     }
@@ -112,6 +122,22 @@ impl Server {
         self.timed(&request)
     }
 
+    /// Its own greedy text after `tokens`, of `most` tokens at most, with what earlier requests left in its cache; and
+    /// the text's tokens, without the one that ends it.
+    pub fn writes(&self, tokens: &[u64], most: usize) -> Result<(Timing, String, Vec<u64>), String> {
+        let request = json!({
+            "prompt": tokens, "n_predict": most, "temperature": 0, "cache_prompt": true, "return_tokens": true
+        });
+        let answer = self.ask(&request)?;
+        let text = answer["content"].as_str().ok_or_else(|| format!("no content in {answer}"))?.to_owned();
+        let list = answer["tokens"].as_array().ok_or_else(|| format!("no tokens in {answer}"))?;
+        let mut written: Vec<u64> = list.iter().filter_map(Value::as_u64).collect();
+        if answer["stop_type"] == "eos" {
+            written.pop();
+        }
+        Ok((Timing::of(&answer)?, text, written))
+    }
+
     /// Its greedy continuation of a text.
     pub fn text(&self, prompt: &str) -> Result<String, String> {
         let answer = self.ask(&json!({"prompt": prompt, "n_predict": 40, "temperature": 0}))?;
@@ -126,14 +152,7 @@ impl Server {
     }
 
     fn timed(&self, request: &Value) -> Result<Timing, String> {
-        let answer = self.ask(request)?;
-        let figure = |key: &str| answer["timings"][key].as_f64().ok_or_else(|| format!("no {key} in {answer}"));
-        Ok(Timing {
-            prompt_tokens: figure("prompt_n")?,
-            prompt_ms: figure("prompt_ms")?,
-            written_tokens: figure("predicted_n")?,
-            written_ms: figure("predicted_ms")?,
-        })
+        Timing::of(&self.ask(request)?)
     }
 
     fn ask(&self, request: &Value) -> Result<Value, String> {

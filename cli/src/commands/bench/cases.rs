@@ -1,12 +1,12 @@
 //! The loop on given conversations: the critique and the refinement are forced, so that the work
-//! does not depend on what the model would have said.
+//! does not depend on what the model would have said; or the model writes them.
 
 use std::fmt;
 use std::ops::ControlFlow::Continue;
 use std::path::Path;
 use std::time::Instant;
 
-use critic::{Forced, Host, Request, Session, Verdict};
+use critic::{Critique, Forced, Host, Request, Session, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::{median, ms};
@@ -46,6 +46,11 @@ pub struct CaseAnswer {
     /// The tokens that each text follows, for a program that is to be given the same.
     critique_prompt: Vec<u32>,
     refinement_prompt: Vec<u32>,
+    /// Of the latter, how many follow the critique.
+    after_critique: usize,
+    /// Both texts, as they were written.
+    critique: String,
+    refinement: String,
 }
 
 impl fmt::Display for CaseAnswer {
@@ -65,12 +70,18 @@ pub fn read(path: &Path) -> Result<Vec<Case>, Failure> {
     serde_json::from_str(&text).map_err(|error| Failure::file(path, format!("not a list of cases: {error}")))
 }
 
-/// Medians of `repeat` rounds, in each of which every case takes its turn.
-pub fn measure(session: &mut Session, cases: &[Case], repeat: u32) -> Result<Vec<CaseAnswer>, Failure> {
+/// Medians of `repeat` rounds, in each of which every case takes its turn. The texts are the cases' own, or, where
+/// `free` says how many tokens they may have, the model's.
+pub fn measure(
+    session: &mut Session,
+    cases: &[Case],
+    free: Option<u32>,
+    repeat: u32,
+) -> Result<Vec<CaseAnswer>, Failure> {
     let mut rounds: Vec<Vec<CaseAnswer>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..repeat {
         for (case, answers) in cases.iter().zip(&mut rounds) {
-            answers.push(run(session, case)?);
+            answers.push(run(session, case, free)?);
         }
     }
     let merge = |mut answers: Vec<CaseAnswer>| {
@@ -82,12 +93,16 @@ pub fn measure(session: &mut Session, cases: &[Case], repeat: u32) -> Result<Vec
     Ok(rounds.into_iter().map(merge).collect())
 }
 
-fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
+fn run(session: &mut Session, case: &Case, free: Option<u32>) -> Result<CaseAnswer, Failure> {
     let request = Request {
         task: case.task.clone(),
         prompt: case.prompt.clone(),
         response: case.draft.clone(),
-        forced: Some(Forced { critique: case.critique.clone(), refinement: case.refinement.clone() }),
+        max_tokens: free.unwrap_or(0) as usize,
+        forced: match free {
+            Some(_) => None,
+            None => Some(Forced { critique: case.critique.clone(), refinement: case.refinement.clone() }),
+        },
         ..Request::default()
     };
     // Who judges the refinement is another question than what it costs to write it.
@@ -105,19 +120,25 @@ fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
     let ms_all = ms(started);
     let second = session.take_timings();
     // A benchmark that wrote something else would measure something else.
-    if (critique.text.trim(), refinement.text.trim()) != (case.critique.trim(), case.refinement.trim()) {
+    let given = (case.critique.trim(), case.refinement.trim());
+    if free.is_none() && (critique.text.trim(), refinement.text.trim()) != given {
         return Err(Failure::Failed(format!("case {}: the texts were not written as given", case.name)));
     }
 
     let refinement_prompt = critic::refine::conversation(session.model(), &request, &critique)?.tokens().to_vec();
     let critique_prompt = critic::critique::conversation(session.model(), &request)?.tokens().to_vec();
+    let wordless = Critique::given("", session.model());
+    let wordless = critic::refine::conversation(session.model(), &request, &wordless)?.tokens().len();
+    let said = critique.text.clone();
 
     session.reset();
     let started = Instant::now();
     let mut critique = session.critique(&request, &mut |_| Continue(()))?;
-    // The given texts are not in the words that tell this model's gate what they say.
-    critique.verdict = if case.kind == "keep" { Verdict::Keep } else { Verdict::Revise };
-    critique.utility_advantage = None;
+    if free.is_none() {
+        // The given texts are not in the words that tell this model's gate what they say.
+        critique.verdict = if case.kind == "keep" { Verdict::Keep } else { Verdict::Revise };
+        critique.utility_advantage = None;
+    }
     let mut host = Host { accept: Some(&mut accept), ..Host::default() };
     session.refine(&request, &critique, &mut host, &mut |_| Continue(()))?;
     let gated_ms = ms(started);
@@ -134,7 +155,10 @@ fn run(session: &mut Session, case: &Case) -> Result<CaseAnswer, Failure> {
         refinement_ms: second.decode_ms,
         ms: ms_all,
         gated_ms,
+        after_critique: wordless - critique_prompt.len(),
         critique_prompt,
         refinement_prompt,
+        critique: said,
+        refinement: refinement.text,
     })
 }

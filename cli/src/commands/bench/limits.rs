@@ -1,13 +1,17 @@
-//! What the memory of this machine allows.
+//! What the memory of this machine allows, and how much of it decoding reaches.
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
 use critic::kernels::{Op, Simd};
-use critic::{Kernel, Model};
+use critic::transformer::Logits;
+use critic::{Kernel, Session};
 use serde::Serialize;
+
+use super::{arbitrary_tokens, evaluate, median, ms};
+use crate::failure::Failure;
 
 const STREAMS: usize = 4;
 const LINE: usize = 64;
@@ -18,33 +22,62 @@ pub struct Limits {
     pub read_bytes_per_second: f64,
     /// Tokens a second, if one reads all weights once and costs nothing else.
     pub decode_tokens_per_second: f64,
+    /// What part of it decoding reached, between the readings.
+    pub decode_share: f64,
 }
 
-/// Reads the bytes that decoding reads, with as many threads.
-pub fn measure(model: &Arc<Model>, kernel: Kernel, threads: usize, repeat: u32) -> Limits {
+/// Reads the bytes that decoding reads, with as many threads, in turn with decoding `tokens`: memory is shared with
+/// other programs, so that only what is measured at the same time compares.
+pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
+    let model = session.model().clone();
+    let count = (3 + 32 * repeat as usize).min(session.context_tokens());
+    if count < 3 {
+        return Err(critic::Error::ContextFull { needed: 3, available: count }.into());
+    }
+    let tokens = arbitrary_tokens(&model, count);
     let matrices = model.weights().matrices();
     let bytes: usize = matrices.iter().map(|matrix| matrix.bytes().len()).sum();
-    let mut seconds: Vec<f64> = (0..=8 * repeat)
-        .map(|_| {
-            let started = Instant::now();
-            thread::scope(|scope| {
-                for part in 0..threads {
-                    let matrices = &matrices;
-                    scope.spawn(move || {
-                        for matrix in matrices {
-                            let bytes = matrix.bytes();
-                            let (from, to) = (bytes.len() / threads * part, bytes.len() / threads * (part + 1));
-                            black_box(kernel.run(Read(&bytes[from..to])));
-                        }
-                    });
-                }
-            });
-            started.elapsed().as_secs_f64()
-        })
-        .collect();
-    // A limit: the best of all times, not the usual one. The first brings pages in.
-    let seconds = seconds.drain(1..).fold(f64::INFINITY, f64::min);
-    Limits { read_bytes_per_second: bytes as f64 / seconds, decode_tokens_per_second: 1.0 / seconds }
+    let parts: Vec<&[u8]> = matrices.iter().map(|matrix| matrix.bytes()).collect();
+    let (mut readings, mut written) = (Vec::new(), Vec::new());
+    session.reset();
+    evaluate(session, &tokens[..1], Logits::None)?;
+    for end in 2..=count {
+        // The first reading brings pages in, the first token wakes the threads.
+        let timed = end > 2;
+        let reading = read(&parts, session.kernel(), session.threads());
+        evaluate(session, &tokens[..end - 1], Logits::Last)?;
+        let started = Instant::now();
+        evaluate(session, &tokens[..end], Logits::Last)?;
+        if timed {
+            readings.push(reading);
+            written.push(ms(started));
+        }
+    }
+    let (reading, token) = (median(&mut readings), median(&mut written));
+    Ok(Limits {
+        read_bytes_per_second: bytes as f64 * 1e3 / reading,
+        decode_tokens_per_second: 1e3 / reading,
+        decode_share: reading / token,
+    })
+}
+
+/// Milliseconds that `threads` take to read all of `parts`, each its share of every one.
+fn read(parts: &[&[u8]], kernel: Kernel, threads: usize) -> f64 {
+    let barrier = Barrier::new(threads);
+    let each = |index: usize| {
+        barrier.wait();
+        let started = Instant::now();
+        for bytes in parts {
+            let (from, to) = (bytes.len() / threads * index, bytes.len() / threads * (index + 1));
+            black_box(kernel.run(Read(&bytes[from..to])));
+        }
+        ms(started)
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|index| scope.spawn(move || each(index))).collect();
+        let own = each(0);
+        others.into_iter().map(|other| other.join().unwrap_or(f64::INFINITY)).fold(own, f64::max)
+    })
 }
 
 /// Looks at every byte, in streams side by side: more cache lines are on their way than with one.

@@ -83,8 +83,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let (resident_bytes, private_bytes) = (memory("VmRSS:"), memory("RssAnon:"));
     let batches = batches::measure(&model, &session, &tokens[..depth], &args.batch, args.repeat)?;
-    let limits = args.limits.then(|| limits::measure(&model, session.kernel(), session.threads(), args.repeat));
-    let cases = cases.map(|cases| cases::measure(&mut session, &cases, args.repeat)).transpose()?;
+    let limits = args.limits.then(|| limits::measure(&mut session, args.repeat)).transpose()?;
+    let cases = cases.map(|cases| cases::measure(&mut session, &cases, args.free, args.repeat)).transpose()?;
     let first_finding =
         args.findings.as_deref().map(|file| first_finding(&mut session, file, args.repeat)).transpose()?;
     let answer = Answer {
@@ -191,9 +191,10 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
     }
     if let Some(limits) = &answer.limits {
         out += &format!(
-            "\nreads        {:>9.1} GB/s: at most {:.1} tokens/s",
+            "\nreads        {:>9.1} GB/s: at most {:.1} tokens/s, of which decoding reaches {:.0} %",
             limits.read_bytes_per_second / 1e9,
-            limits.decode_tokens_per_second
+            limits.decode_tokens_per_second,
+            100.0 * limits.decode_share
         );
     }
     for case in answer.cases.iter().flatten() {

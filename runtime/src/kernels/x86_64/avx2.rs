@@ -95,6 +95,16 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn max_abs16(self, p: *const f32) -> f32 {
+        unsafe {
+            let eight = self.max(self.abs(self.load(p)), self.abs(self.load(p.add(8))));
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
     fn round(self, a: __m256) -> __m256 {
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
     }
@@ -128,7 +138,7 @@ unsafe impl Simd for Avx2 {
 
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]

@@ -101,6 +101,11 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn max_abs16(self, p: *const f32) -> f32 {
+        unsafe { _mm512_reduce_max_ps(self.abs(self.load(p))) }
+    }
+
+    #[inline(always)]
     fn round(self, a: __m512) -> __m512 {
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
     }
@@ -130,7 +135,7 @@ unsafe impl Simd for Avx512 {
 
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
