@@ -78,9 +78,8 @@ impl Op for FmaPeak<'_> {
         let mut sums = [s.splat(0.0); 12];
         let (factor, x) = (s.splat(0.5), s.splat(self.x[0]));
         for _ in 0..self.passes {
-            // Indices: an iterator left the sums in memory.
-            for i in 0..12 {
-                sums[i] = s.fma(sums[i], factor, x);
+            for sum in &mut sums {
+                *sum = s.fma(*sum, factor, x);
             }
         }
         let mut lanes = [0.0; 16];

@@ -266,6 +266,11 @@ impl Session {
         self.engine.threads()
     }
 
+    /// How activations, keys and values are held.
+    pub fn precision(&self) -> Precision {
+        self.engine.precision()
+    }
+
     /// Bytes of KV cache that `tokens` tokens take.
     pub fn cache_bytes(&self, tokens: usize) -> usize {
         self.engine.cache_bytes(tokens)

@@ -60,6 +60,7 @@ impl Op for Quantize<'_> {
 impl Op for QuantizeRest<'_> {
     type Output = ();
 
+    #[allow(clippy::needless_range_loop, reason = "as in `Quantize`")]
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert!(self.row.len() == self.out.len() * BLOCK && self.codes.len() == self.out.len());
@@ -79,6 +80,7 @@ impl Op for QuantizeRest<'_> {
 ///
 /// # Safety
 /// `x` is valid for 32 reads.
+#[allow(clippy::needless_range_loop, reason = "as in `Quantize`")]
 #[inline(always)]
 unsafe fn quantize<S: Simd>(s: S, x: *const f32) -> ActivationBlock {
     let mut block = ActivationBlock::default();

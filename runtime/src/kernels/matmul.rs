@@ -28,6 +28,9 @@ pub enum Input<'a> {
     Float(&'a [f32]),
     /// Quantized rows `[tokens, columns / 32]`: for quantized weights.
     Codes(&'a [ActivationBlock]),
+    /// The same with two rows for each token, `[tokens, 2, columns / 32]`: codes, and codes of what they leave. Their
+    /// products are added.
+    Fine(&'a [ActivationBlock]),
 }
 
 /// What happens to a product.
@@ -86,8 +89,20 @@ impl<'a> Input<'a> {
         match self {
             Input::Float(x) => Input::Float(&x[rows.start * columns..rows.end * columns]),
             Input::Codes(x) => Input::Codes(&x[rows.start * columns / BLOCK..rows.end * columns / BLOCK]),
+            Input::Fine(x) => Input::Fine(&x[2 * rows.start * columns / BLOCK..2 * rows.end * columns / BLOCK]),
         }
     }
+
+    /// Rows for each token.
+    fn rows_each(&self) -> usize {
+        if matches!(self, Input::Fine(_)) { 2 } else { 1 }
+    }
+}
+
+/// The product of token `i` of a group: the sum of its rows' products.
+#[inline(always)]
+fn of_token<S: Simd>(s: S, sums: &[S::F; GROUP], rows: usize, i: usize) -> S::F {
+    if rows == 2 { s.add(sums[2 * i], sums[2 * i + 1]) } else { sums[i] }
 }
 
 /// `out[t, rows of tiles] (+)= matrix · x[t]`.
@@ -115,15 +130,17 @@ impl Op for MatMul<'_> {
         check(self.matrix, &self.tiles, self.input, self.output);
         assert!(self.matrix.tiles() * TILE <= stride);
         ask_for_first(s, self.matrix, &self.tiles);
+        let rows = self.input.rows_each();
         for tile in self.tiles.clone() {
             let weights = TileWeights::new(self.matrix, tile, &self.tiles, self.input, self.scratch);
             let mut token = 0;
             while token < tokens {
-                let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
+                let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
                 for half in 0..TILE / S::LANES {
                     let mut sums = [s.splat(0.0); GROUP];
-                    product(s, &weights, half, token, group, &mut sums);
-                    for (i, &sum) in sums.iter().enumerate().take(group) {
+                    product(s, &weights, half, token * rows, group * rows, &mut sums);
+                    for i in 0..group {
+                        let sum = of_token(s, &sums, rows, i);
                         // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a
                         // thread owns its tiles.
                         unsafe {
@@ -168,22 +185,24 @@ impl Op for GatedMatMul<'_> {
         let [gate_scratch, up_scratch] = self.scratch;
         ask_for_first(s, self.gate, &self.tiles);
         ask_for_first(s, self.up, &self.tiles);
+        let rows = self.input.rows_each();
         for tile in self.tiles.clone() {
             let gate = TileWeights::new(self.gate, tile, &self.tiles, self.input, gate_scratch);
             let up = TileWeights::new(self.up, tile, &self.tiles, self.input, up_scratch);
             let column = (tile - self.tiles.start) * TILE;
             let mut token = 0;
             while token < tokens {
-                let group = (tokens - token).min(S::ACCUMULATORS).min(GROUP);
+                let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
                 for half in 0..TILE / S::LANES {
                     // One call for both: `product` is a lot of code, and all of it inlined.
                     let mut sums = [[s.splat(0.0); GROUP]; 2];
                     for (weights, sums) in [&gate, &up].into_iter().zip(&mut sums) {
-                        product(s, weights, half, token, group, sums);
+                        product(s, weights, half, token * rows, group * rows, sums);
                     }
                     let [gates, ups] = sums;
                     for i in 0..group {
-                        let gated = s.mul(activate(s, self.activation, gates[i]), ups[i]);
+                        let (gate, up) = (of_token(s, &gates, rows, i), of_token(s, &ups, rows, i));
+                        let gated = s.mul(activate(s, self.activation, gate), up);
                         // SAFETY: as in `MatMul`.
                         unsafe { s.store(data.add((token + i) * stride + column + half * S::LANES), gated) };
                     }
@@ -249,9 +268,9 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     assert!(tiles.end <= matrix.tiles() && tiles.len() * TILE <= output.stride);
     match input {
         Input::Float(x) => assert_eq!(x.len(), output.tokens * matrix.columns()),
-        Input::Codes(x) => {
+        Input::Codes(x) | Input::Fine(x) => {
             assert!(matrix.format().is_quantized());
-            assert_eq!(x.len() * BLOCK, output.tokens * matrix.columns());
+            assert_eq!(x.len() * BLOCK, output.tokens * input.rows_each() * matrix.columns());
         }
     }
 }
@@ -310,13 +329,13 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
     }
 }
 
-/// `sums[i] = tile's half · x[token + i]` for i < group.
+/// `sums[i] = tile's half · x[token + i]` for i < group, where two rows of one token count as two.
 #[inline(always)]
 fn product<S: Simd>(s: S, tile: &TileWeights, half: usize, token: usize, group: usize, sums: &mut [S::F; GROUP]) {
     // The first tokens, and of a row's halves the first, bring the weights into the cache.
     let ask = if token == 0 && half == 0 { tile.left } else { 0 };
     match tile.input {
-        Input::Codes(x) => {
+        Input::Codes(x) | Input::Fine(x) => {
             let blocks = tile.columns / BLOCK;
             let x = &x[token * blocks..(token + group) * blocks];
             match tile.format {

@@ -113,6 +113,35 @@ fn products_have_the_same_bits() {
 
 /// The scalar kernel against sums in f64: the error of quantized activations is bounded by
 /// half a step of each activation times the weight, that of f32 sums by its own rounding.
+/// Two rows of codes for a token give, on every instruction set, the very sum of their products.
+#[test]
+fn fine_products_are_sums_of_two() {
+    let (scalar, others) = kernels();
+    let mut random = Random(11);
+    for format in [Format::Q4_1, Format::Q5_0, Format::Q8_0] {
+        let (columns, tokens) = (96, 11);
+        let matrix = &matrix(format, 37, columns, &mut random);
+        let stride = matrix.tiles() * TILE;
+        // Rows of a token and of its rest, one after the other: any rows will do.
+        let rows = random.floats(2 * tokens * columns, 1.0);
+        let apart = multiply(scalar, matrix, &rows, false, Store::Set);
+        let sum = |token: usize, at: usize| {
+            let part = |row: usize| f32::from_bits(apart[row * stride + at]);
+            (part(2 * token) + part(2 * token + 1)).to_bits()
+        };
+        for kernel in others.iter().copied().chain([scalar]) {
+            let codes = codes(kernel, &rows, columns);
+            let mut out = vec![0.0; tokens * stride];
+            let (output, scratch) = (Output::new(&mut out, stride), &mut Vec::new());
+            let (tiles, input, store) = (0..matrix.tiles(), Input::Fine(&codes), Store::Set);
+            kernel.run(MatMul { matrix, tiles, input, output, store, scratch });
+            for (index, value) in out.iter().enumerate() {
+                assert_eq!(value.to_bits(), sum(index / stride, index % stride), "{kernel:?} {format:?} {index}");
+            }
+        }
+    }
+}
+
 #[test]
 fn products_are_right() {
     let (scalar, _) = kernels();

@@ -97,7 +97,7 @@ impl Engine {
             (first + 1).saturating_sub(window) / segment_tokens..last / segment_tokens + 1
         };
         let attended = Shared(self.scratch.attended.as_mut_ptr());
-        let encoder = self.scratch.codes.encoder(self.kernel);
+        let encoder = self.scratch.codes.encoder(self.kernel, heads * dim);
         // Else a block of codes has values of two heads.
         let by_head = wanted.codes && dim.is_multiple_of(BLOCK);
         let floats = wanted.floats || !by_head;
@@ -142,7 +142,7 @@ impl Engine {
                     attended.slice(at, dim).copy_from_slice(values);
                 }
                 if by_head {
-                    encoder.encode(values, at / BLOCK);
+                    encoder.encode(values, token, head * dim / BLOCK);
                 }
             }
         };
@@ -221,7 +221,7 @@ impl Engine {
         if wanted.codes && !by_head {
             each_row(&mut self.pool, tokens.len(), |row, _| {
                 // SAFETY: all jobs of the region above are done; rows are disjoint.
-                unsafe { encoder.encode(attended.slice(row * heads * dim, heads * dim), row * heads * dim / BLOCK) };
+                unsafe { encoder.encode(attended.slice(row * heads * dim, heads * dim), row, 0) };
             });
         }
         self.scratch.jobs = jobs;

@@ -93,7 +93,7 @@ struct Scratch {
     /// `scale · A·x` of up to three pairs, `[3][BATCH, rank padded to whole tiles]`; empty
     /// until an adapter acts.
     reduced: Vec<f32>,
-    /// `up · h` of adapted rows, and on the fine path of all, `intermediate` wide; empty until an adapter acts.
+    /// `up · h` of adapted rows, `intermediate` wide; empty until an adapter acts.
     ups: Vec<f32>,
     /// Rows that lie together and are all adapted, or all not.
     spans: Vec<Span>,
@@ -139,53 +139,57 @@ struct Rows<'a> {
     codes: &'a Codes,
 }
 
-/// Rows as codes, `[BATCH, width / 32]`.
+/// Rows as codes, `[BATCH, width / 32]`; on the fine path `[BATCH, 2, width / 32]`, with codes of what codes leave.
 #[derive(Default)]
 struct Codes {
-    codes: Vec<ActivationBlock>,
-    /// On the fine path: what the codes leave of the rows.
-    rest: Vec<ActivationBlock>,
+    blocks: Vec<ActivationBlock>,
+    fine: bool,
 }
 
 impl Codes {
     fn new(width: usize, precision: Precision) -> Result<Self> {
-        let blocks = BATCH * width.div_ceil(BLOCK);
-        let some = || {
-            let (mut codes, bytes) = (Vec::new(), blocks * size_of::<ActivationBlock>());
-            codes.try_reserve_exact(blocks).map_err(|_| Error::OutOfMemory { bytes })?;
-            codes.resize(blocks, ActivationBlock::default());
-            Ok::<_, Error>(codes)
-        };
-        Ok(Self { codes: some()?, rest: if precision == Precision::Fine { some()? } else { Vec::new() } })
+        let fine = precision == Precision::Fine;
+        let count = BATCH * width.div_ceil(BLOCK) * (1 + usize::from(fine));
+        let (mut blocks, bytes) = (Vec::new(), count * size_of::<ActivationBlock>());
+        blocks.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes })?;
+        blocks.resize(count, ActivationBlock::default());
+        Ok(Self { blocks, fine })
     }
 
-    fn encoder(&mut self, kernel: Kernel) -> Encoder {
-        let rest = (!self.rest.is_empty()).then_some(Shared(self.rest.as_mut_ptr()));
-        Encoder { kernel, codes: Shared(self.codes.as_mut_ptr()), rest }
+    /// Where jobs write codes of rows of `width`.
+    fn encoder(&mut self, kernel: Kernel, width: usize) -> Encoder {
+        Encoder { kernel, blocks: Shared(self.blocks.as_mut_ptr()), width: width / BLOCK, fine: self.fine }
+    }
+
+    /// The first `len / width` rows.
+    fn input(&self, len: usize) -> Input<'_> {
+        let blocks = &self.blocks[..len / BLOCK * (1 + usize::from(self.fine))];
+        if self.fine { Input::Fine(blocks) } else { Input::Codes(blocks) }
     }
 }
 
-/// Where jobs turn rows into codes.
+/// See [`Codes::encoder`].
 #[derive(Clone, Copy)]
 struct Encoder {
     kernel: Kernel,
-    codes: Shared<ActivationBlock>,
-    rest: Option<Shared<ActivationBlock>>,
+    blocks: Shared<ActivationBlock>,
+    width: usize,
+    fine: bool,
 }
 
 impl Encoder {
-    /// Codes of `floats`, from block `start` on.
+    /// Codes of `floats`, which are the row's from block `start` on.
     ///
     /// # Safety
-    /// The blocks are inside the buffer and no other job's.
-    unsafe fn encode(&self, floats: &[f32], start: usize) {
-        let blocks = floats.len() / BLOCK;
-        // SAFETY: as the caller promises.
-        let codes = unsafe { self.codes.slice(start, blocks) };
+    /// These blocks of the row are no other job's.
+    unsafe fn encode(&self, floats: &[f32], row: usize, start: usize) {
+        let (count, start) = (floats.len() / BLOCK, row * self.width * (1 + usize::from(self.fine)) + start);
+        // SAFETY: rows and their rests are disjoint; else as the caller promises.
+        let codes = unsafe { self.blocks.slice(start, count) };
         self.kernel.run(Quantize { row: floats, out: codes });
-        if let Some(rest) = self.rest {
+        if self.fine {
             // SAFETY: as above.
-            let out = unsafe { rest.slice(start, blocks) };
+            let out = unsafe { self.blocks.slice(start + self.width, count) };
             self.kernel.run(QuantizeRest { row: floats, codes, out });
         }
     }
@@ -252,7 +256,7 @@ impl Engine {
             inner_codes: Codes::new(config.intermediate_size, precision)?,
             turns: [turns()?, turns()?],
             reduced: Vec::new(),
-            ups: if precision == Precision::Fine { rows(config.intermediate_size)? } else { Vec::new() },
+            ups: Vec::new(),
             spans: Vec::new(),
             logits: try_zeroed(LOGIT_ROWS * config.vocab_size.next_multiple_of(TILE))?,
             tokens: Vec::with_capacity(BATCH),
@@ -498,11 +502,10 @@ impl Engine {
         self.reduce([gate.pair, up.pair].into_iter(), rows, columns);
         let exact = self.precision == Precision::Exact;
         let inputs = (input(gate.matrix, exact, rows, codes), input(up.matrix, exact, rows, codes));
-        let rest = rest(inputs.0, rows, codes);
-        let split = gate.pair.is_some() || up.pair.is_some() || rest.is_some();
+        let split = gate.pair.is_some() || up.pair.is_some();
         // Gate and up share one pass where they are stored alike, which converters see to.
-        let alike =
-            matches!((&inputs.0, &inputs.1), (Input::Float(_), Input::Float(_)) | (Input::Codes(_), Input::Codes(_)));
+        let alike = matches!(inputs, (Input::Float(_), Input::Float(_)))
+            || !matches!(inputs, (Input::Float(_), _) | (_, Input::Float(_)));
         assert!(alike, "checked when the model was opened");
         let output = Output::new(inner, intermediate);
         let n = output.tokens;
@@ -510,15 +513,15 @@ impl Engine {
         let ups = Output::new(ups, intermediate);
         // Without pairs, all rows are alike.
         let whole = [Span { rows: 0..n, adapted: false }];
-        let spans = if gate.pair.is_some() || up.pair.is_some() { &self.scratch.spans[..] } else { &whole };
+        let spans = if split { &self.scratch.spans[..] } else { &whole };
         let (kernel, workers, reduced) = (self.kernel, &self.workers, &self.scratch.reduced[..]);
-        let encoder = self.scratch.inner_codes.encoder(kernel);
+        let encoder = self.scratch.inner_codes.encoder(kernel, intermediate);
         let tiles = gate.matrix.tiles();
         let (cut, activation) = (Cut::new(tiles.div_ceil(WIDE), self.pool.threads()), config.activation);
         // Columns of `blocks`, from a job's own floats.
         let encode = |floats: &[f32], row: usize, blocks: &Range<usize>| {
             // SAFETY: blocks of jobs are disjoint.
-            unsafe { encoder.encode(floats, row * intermediate / BLOCK + blocks.start) };
+            unsafe { encoder.encode(floats, row, blocks.start) };
         };
         self.pool.run(cut.jobs(), |job, worker| {
             // SAFETY: this job's worker; tiles of jobs are disjoint.
@@ -546,7 +549,7 @@ impl Engine {
             for Span { rows, adapted } in spans {
                 let (input, output) = (inputs.0.rows(rows.clone(), columns), output.rows(rows.clone()));
                 let tiles = tiles.clone();
-                if !adapted && rest.is_none() {
+                if !adapted {
                     let (gate, up) = (gate.matrix, up.matrix);
                     // SAFETY: the tiles begin and end within the stride.
                     let output = unsafe { output.from_column(tiles.start * TILE) };
@@ -557,11 +560,7 @@ impl Engine {
                 for (slot, (linear, output)) in [(gate, output), (up, ups)].into_iter().enumerate() {
                     let (matrix, tiles, scratch) = (linear.matrix, tiles.clone(), &mut scratch[0]);
                     kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch });
-                    if let Some(rest) = rest {
-                        let (input, store) = (rest.rows(rows.clone(), columns), Store::Add);
-                        kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch });
-                    }
-                    if let Some(pair) = linear.pair.filter(|_| *adapted) {
+                    if let Some(pair) = linear.pair {
                         expand(kernel, pair, slot, reduced, tiles, rows.clone(), output);
                     }
                 }
@@ -592,7 +591,7 @@ impl Engine {
         let hidden = weight.len();
         let x = &self.scratch.x[..n * hidden];
         let (kernel, workers) = (self.kernel, &self.workers);
-        let (h, encoder) = (Shared(self.scratch.h.as_mut_ptr()), self.scratch.codes.encoder(kernel));
+        let (h, encoder) = (Shared(self.scratch.h.as_mut_ptr()), self.scratch.codes.encoder(kernel, hidden));
         each_row(&mut self.pool, n, |row, worker| {
             // SAFETY: rows are disjoint; this job's worker.
             let out = unsafe {
@@ -604,7 +603,7 @@ impl Engine {
             kernel.run(RmsNorm { x: &x[row * hidden..][..hidden], weight, eps, out });
             if wanted.codes {
                 // SAFETY: rows are disjoint.
-                unsafe { encoder.encode(out, row * hidden / BLOCK) };
+                unsafe { encoder.encode(out, row, 0) };
             }
         });
     }
@@ -682,9 +681,6 @@ impl Engine {
                         unsafe { (&mut workers.get(worker).tiles[0], base.from_column(first * TILE)) };
                     let input = input(matrix, exact, rows, codes);
                     kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch });
-                    if let Some(input) = rest(input, rows, codes) {
-                        kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Add, scratch });
-                    }
                     for span in spans.iter().filter(|span| span.adapted) {
                         let Some(pair) = pair else { break };
                         let rows = span.rows.clone();
@@ -740,7 +736,7 @@ impl Engine {
                 self.kernel.run(RmsNorm { x, weight: &weights.norm, eps: weights.config.rms_norm_eps, out });
                 if wanted.codes {
                     // SAFETY: there are as many rows, and no other job.
-                    unsafe { codes.encoder(self.kernel).encode(out, index * hidden / BLOCK) };
+                    unsafe { codes.encoder(self.kernel, hidden).encode(out, index, 0) };
                 }
             }
             let mut logits = std::mem::take(&mut self.scratch.logits);
@@ -759,17 +755,7 @@ impl Engine {
 
 /// What `matrix` is multiplied with: codes where both allow it.
 fn input<'a>(matrix: &Matrix, exact: bool, rows: &'a [f32], codes: &'a Codes) -> Input<'a> {
-    if exact || !matrix.format().is_quantized() {
-        Input::Float(rows)
-    } else {
-        Input::Codes(&codes.codes[..rows.len() / BLOCK])
-    }
-}
-
-/// What is multiplied besides, where `input` are codes and the path is the fine one.
-fn rest<'a>(input: Input, rows: &[f32], codes: &'a Codes) -> Option<Input<'a>> {
-    let fine = matches!(input, Input::Codes(_)) && !codes.rest.is_empty();
-    fine.then(|| Input::Codes(&codes.rest[..rows.len() / BLOCK]))
+    if exact || !matrix.format().is_quantized() { Input::Float(rows) } else { codes.input(rows.len()) }
 }
 
 /// `output += B · reduced` for the tiles and rows that `output` begins with.

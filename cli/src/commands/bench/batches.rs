@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use critic::adapter::NEVER;
 use critic::transformer::{Engine, Logits, Run};
-use critic::{Model, Precision, Session};
+use critic::{Model, Session};
 use serde::Serialize;
 
 use super::{arbitrary_tokens, median, ms};
@@ -32,7 +32,7 @@ pub fn measure(
     /// Passes between two looks at the clock's median: one pass is a few milliseconds.
     const PASSES: u32 = 5;
     let adapted = session.adapter().is_some();
-    let mut engine = Engine::new(model.config(), session.kernel(), session.threads(), Precision::Fast)?;
+    let mut engine = Engine::new(model.config(), session.kernel(), session.threads(), session.precision())?;
     let forward = |engine: &mut Engine, runs: &mut [Run]| {
         engine.forward(model.weights(), runs, &AtomicBool::new(false), &mut |_, _, logits| {
             std::hint::black_box(logits);
