@@ -26,31 +26,34 @@ pub struct Limits {
     pub decode_share: f64,
 }
 
-/// Reads the bytes that decoding reads, with as many threads, in turn with decoding `tokens`: memory is shared with
-/// other programs, so that only what is measured at the same time compares.
+/// Reads the bytes that decoding reads, with as many threads, in turn with decoding: memory is shared with other
+/// programs, so that only what is measured at the same time compares.
 pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
-    let model = session.model().clone();
-    let count = (3 + 32 * repeat as usize).min(session.context_tokens());
-    if count < 3 {
-        return Err(critic::Error::ContextFull { needed: 3, available: count }.into());
+    /// Readings, then tokens, in a round. Of each the first ones do not count: they bring pages in, and wake threads.
+    const READINGS: usize = 4;
+    const TOKENS: usize = 12;
+    const UNCOUNTED: usize = 4;
+    let needed = 1 + TOKENS;
+    if session.context_tokens() < needed {
+        return Err(critic::Error::ContextFull { needed, available: session.context_tokens() }.into());
     }
-    let tokens = arbitrary_tokens(&model, count);
+    let model = session.model().clone();
+    let tokens = arbitrary_tokens(&model, needed);
     let matrices = model.weights().matrices();
-    let bytes: usize = matrices.iter().map(|matrix| matrix.bytes().len()).sum();
     let parts: Vec<&[u8]> = matrices.iter().map(|matrix| matrix.bytes()).collect();
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let (mut readings, mut written) = (Vec::new(), Vec::new());
-    session.reset();
-    evaluate(session, &tokens[..1], Logits::None)?;
-    for end in 2..=count {
-        // The first reading brings pages in, the first token wakes the threads.
-        let timed = end > 2;
-        let reading = read(&parts, session.kernel(), session.threads());
-        evaluate(session, &tokens[..end - 1], Logits::Last)?;
-        let started = Instant::now();
-        evaluate(session, &tokens[..end], Logits::Last)?;
-        if timed {
-            readings.push(reading);
-            written.push(ms(started));
+    for _ in 0..8 * repeat {
+        let read = (0..READINGS).map(|_| read(&parts, session.kernel(), session.threads()));
+        readings.extend(read.skip(1));
+        session.reset();
+        evaluate(session, &tokens[..1], Logits::None)?;
+        for count in 2..=needed {
+            let started = Instant::now();
+            evaluate(session, &tokens[..count], Logits::Last)?;
+            if count > 1 + UNCOUNTED {
+                written.push(ms(started));
+            }
         }
     }
     let (reading, token) = (median(&mut readings), median(&mut written));
