@@ -68,8 +68,8 @@ pub struct ModelArgs {
     /// Most tokens of context [default: the model's limit]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Activations with fifteen bits instead of eight: nearer to exact arithmetic, reading takes
-    /// twice as long, writing hardly longer
+    /// Activations with fifteen bits instead of eight: nearly exact arithmetic; reading takes twice
+    /// as long, writing a fifth longer
     #[arg(long)]
     pub fine: bool,
     /// Folder in which what was evaluated of long prompts is left for the next call

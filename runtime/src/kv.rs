@@ -25,8 +25,8 @@ pub enum Precision {
     /// Activations as eight-bit codes where weights are codes; keys and values in f16.
     #[default]
     Fast,
-    /// The same with a second code for what the first leaves: fifteen bits. Twice the arithmetic, over the same weights:
-    /// as quick as [`Fast`](Self::Fast) where memory is the limit, as in decoding, and half as quick in reading.
+    /// The same with a second code for what the first leaves: fifteen bits. Twice the arithmetic over the same weights:
+    /// reading takes twice as long as with [`Fast`](Self::Fast), writing, which waits for the weights, a fifth longer.
     Fine,
     /// All activations, keys and values in f32, weights dequantized exactly: the yardstick.
     Exact,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow::Continue;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use critic::{GenerateOptions, Model, PrefixCache, Session, SessionOptions};
+use critic::{GenerateOptions, Model, Precision, PrefixCache, Session, SessionOptions};
 use critic_import::Quant;
 use critic_tests::small_with_context;
 use proptest::prelude::*;
@@ -82,6 +82,10 @@ fn short_prompts_other_models_and_other_formats_find_nothing() {
         let reused = continuation(&mut session(&other, Some(&cache)), &prompt(&other, 300)).2;
         assert_eq!(reused, 0, "its keys and values are others");
     }
+    let options = SessionOptions { threads: 1, precision: Precision::Fine, ..Default::default() };
+    let mut fine = Session::new(&model, &options).expect("a session");
+    fine.set_prefix_cache(Some(cache.clone()));
+    assert_eq!(continuation(&mut fine, &text).2, 0, "keys and values of other arithmetic");
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     s.div(x, s.add(s.splat(1.0), e))
 }
 
-/// Panics unless every access of the product stays inside its operands.
+/// Panics unless every access of the product stays inside its operands, the first tile's column being the output's first.
 #[inline(always)]
 fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     assert!(tiles.end <= matrix.tiles() && tiles.len() * TILE <= output.stride);
@@ -275,7 +275,7 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     }
 }
 
-/// Asks for the first [`AHEAD`] bytes of `tiles`; [`Codec::dot`] asks for the rest.
+/// Asks for the first [`AHEAD`] bytes of `tiles`; [`Codec::dot`] asks for the rest, where weights are codes.
 #[inline(always)]
 fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>) {
     let start = matrix.bytes().as_ptr().wrapping_add(tiles.start * matrix.tile_bytes());

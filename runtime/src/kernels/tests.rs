@@ -111,8 +111,6 @@ fn products_have_the_same_bits() {
     }
 }
 
-/// The scalar kernel against sums in f64: the error of quantized activations is bounded by
-/// half a step of each activation times the weight, that of f32 sums by its own rounding.
 /// Two rows of codes for a token give, on every instruction set, the very sum of their products.
 #[test]
 fn fine_products_are_sums_of_two() {
@@ -142,6 +140,8 @@ fn fine_products_are_sums_of_two() {
     }
 }
 
+/// The scalar kernel against sums in f64: the error of quantized activations is bounded by
+/// half a step of each activation times the weight, that of f32 sums by its own rounding.
 #[test]
 fn products_are_right() {
     let (scalar, _) = kernels();

@@ -96,8 +96,9 @@ impl Engine {
             let last = tokens[job.start + (job.first + job.count - 1) / group].position;
             (first + 1).saturating_sub(window) / segment_tokens..last / segment_tokens + 1
         };
-        let attended = Shared(self.scratch.attended.as_mut_ptr());
-        let encoder = self.scratch.codes.encoder(self.kernel, heads * dim);
+        let n = tokens.len();
+        let attended = Shared(self.scratch.attended[..n * heads * dim].as_mut_ptr());
+        let encoder = self.scratch.codes.encoder(self.kernel, n, heads * dim);
         // Else a block of codes has values of two heads.
         let by_head = wanted.codes && dim.is_multiple_of(BLOCK);
         let floats = wanted.floats || !by_head;

@@ -156,8 +156,10 @@ impl Codes {
         Ok(Self { blocks, fine })
     }
 
-    /// Where jobs write codes of rows of `width`.
-    fn encoder(&mut self, kernel: Kernel, width: usize) -> Encoder {
+    /// Where jobs write codes of `rows` rows of `width`.
+    fn encoder(&mut self, kernel: Kernel, rows: usize, width: usize) -> Encoder {
+        // Not so where a job panicked, the host went on, and the buffer was lost.
+        assert!(rows * (width / BLOCK) * (1 + usize::from(self.fine)) <= self.blocks.len());
         Encoder { kernel, blocks: Shared(self.blocks.as_mut_ptr()), width: width / BLOCK, fine: self.fine }
     }
 
@@ -504,9 +506,8 @@ impl Engine {
         let inputs = (input(gate.matrix, exact, rows, codes), input(up.matrix, exact, rows, codes));
         let split = gate.pair.is_some() || up.pair.is_some();
         // Gate and up share one pass where they are stored alike, which converters see to.
-        let alike = matches!(inputs, (Input::Float(_), Input::Float(_)))
-            || !matches!(inputs, (Input::Float(_), _) | (_, Input::Float(_)));
-        assert!(alike, "checked when the model was opened");
+        let float = |input| matches!(input, Input::Float(_));
+        assert!(float(inputs.0) == float(inputs.1), "checked when the model was opened");
         let output = Output::new(inner, intermediate);
         let n = output.tokens;
         let ups = if split { &mut self.scratch.ups[..n * intermediate] } else { &mut [] };
@@ -515,7 +516,7 @@ impl Engine {
         let whole = [Span { rows: 0..n, adapted: false }];
         let spans = if split { &self.scratch.spans[..] } else { &whole };
         let (kernel, workers, reduced) = (self.kernel, &self.workers, &self.scratch.reduced[..]);
-        let encoder = self.scratch.inner_codes.encoder(kernel, intermediate);
+        let encoder = self.scratch.inner_codes.encoder(kernel, n, intermediate);
         let tiles = gate.matrix.tiles();
         let (cut, activation) = (Cut::new(tiles.div_ceil(WIDE), self.pool.threads()), config.activation);
         // Columns of `blocks`, from a job's own floats.
@@ -591,7 +592,8 @@ impl Engine {
         let hidden = weight.len();
         let x = &self.scratch.x[..n * hidden];
         let (kernel, workers) = (self.kernel, &self.workers);
-        let (h, encoder) = (Shared(self.scratch.h.as_mut_ptr()), self.scratch.codes.encoder(kernel, hidden));
+        let h = Shared(self.scratch.h[..n * hidden].as_mut_ptr());
+        let encoder = self.scratch.codes.encoder(kernel, n, hidden);
         each_row(&mut self.pool, n, |row, worker| {
             // SAFETY: rows are disjoint; this job's worker.
             let out = unsafe {
@@ -736,7 +738,7 @@ impl Engine {
                 self.kernel.run(RmsNorm { x, weight: &weights.norm, eps: weights.config.rms_norm_eps, out });
                 if wanted.codes {
                     // SAFETY: there are as many rows, and no other job.
-                    unsafe { codes.encoder(self.kernel, hidden).encode(out, index, 0) };
+                    unsafe { codes.encoder(self.kernel, rows.len(), hidden).encode(out, index, 0) };
                 }
             }
             let mut logits = std::mem::take(&mut self.scratch.logits);

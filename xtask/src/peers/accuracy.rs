@@ -59,7 +59,7 @@ pub fn run(server: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usiz
 fn peer(server: &Path, gguf: &Path, file: &Path, threads: usize) -> Result<(f64, f64), String> {
     let program = server.with_file_name("llama-perplexity");
     let base = Path::new("target/fixtures/perplexity-f16.bin");
-    let command = |model: &Path| {
+    let command = |model: &Path, base: &Path| {
         let mut command = Command::new(&program);
         command.env("LD_LIBRARY_PATH", program.parent().unwrap_or(Path::new("."))).arg("--model").arg(model);
         command.args(["--file", TEXT, "--ctx-size", "512", "--threads", &threads.to_string()]);
@@ -67,9 +67,12 @@ fn peer(server: &Path, gguf: &Path, file: &Path, threads: usize) -> Result<(f64,
         command
     };
     if !base.exists() {
-        run_command(&mut command(&requantized(gguf, "F16")?))?;
+        // Under its name only when it is whole.
+        let part = base.with_extension("part");
+        run_command(&mut command(&requantized(gguf, "F16")?, &part))?;
+        std::fs::rename(&part, base).map_err(|error| format!("{}: {error}", base.display()))?;
     }
-    let output = command(file).arg("--kl-divergence").output().map_err(|error| error.to_string())?;
+    let output = command(file, base).arg("--kl-divergence").output().map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let after = |key: &str| {
         let line = text.lines().find_map(|line| line.trim_start().strip_prefix(key))?;

@@ -73,10 +73,10 @@ fn theirs(server: &Server, case: &Value) -> Result<(f64, usize, [String; 2]), St
     let (asked, prompt) = (list(case, "critique_prompt")?, list(case, "refinement_prompt")?);
     let after = &prompt[prompt.len() - number(case, "after_critique")? as usize..];
     let (first, critique, written) = server.writes(&asked, MOST)?;
-    let (second, refinement, _) = server.writes(&[&asked[..], &written, after].concat(), MOST)?;
+    let (second, refinement, also) = server.writes(&[&asked[..], &written, after].concat(), MOST)?;
     let ms = [first, second].map(|timing| timing.prompt_ms + timing.written_ms).iter().sum();
-    let tokens = (first.written_tokens + second.written_tokens) as usize;
-    Ok((ms, tokens, [critique.trim().to_owned(), refinement.trim().to_owned()]))
+    // As on our side: without the tokens that end a text.
+    Ok((ms, written.len() + also.len(), [critique.trim().to_owned(), refinement.trim().to_owned()]))
 }
 
 fn table(rows: &mut [(String, String, [Side; 2])], speculation: Option<[&str; 2]>, repeat: usize) -> String {
