@@ -441,7 +441,7 @@ pub struct ScoreArgs {
     #[command(flatten)]
     pub text: TextArgs,
     /// Compute all in f32, slowly
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fine")]
     pub exact: bool,
 }
 

@@ -115,6 +115,30 @@ fn adapted_rows() {
     }
 }
 
+/// A host whose callback panics, and that goes on, finds the engine whole.
+#[test]
+fn a_callback_that_panics_changes_nothing() {
+    let model = small("llama-gqa-tied", Quant::Q4);
+    let tokens: Vec<u32> = text_tokens(&model, 40);
+    for precision in [Precision::Fast, Precision::Fine] {
+        let mut engine = Engine::new(model.config(), Kernel::best(), 2, precision).expect("memory");
+        let whole = |engine: &mut Engine| {
+            let mut sequence = engine.sequence();
+            let run = Run { sequence: &mut sequence, tokens: &tokens, logits: Logits::All, adapted: false };
+            evaluate(&model, engine, &mut [run]).remove(0)
+        };
+        let expected = whole(&mut engine);
+        let mut sequence = engine.sequence();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let run = Run { sequence: &mut sequence, tokens: &tokens, logits: Logits::All, adapted: false };
+            let cancel = AtomicBool::new(false);
+            engine.forward(model.weights(), &mut [run], &cancel, &mut |_, index, _| assert!(index < 20))
+        }));
+        assert!(panicked.is_err());
+        assert!(whole(&mut engine) == expected, "{precision:?}");
+    }
+}
+
 fn text_tokens(model: &Model, count: usize) -> Vec<u32> {
     let text = std::fs::read_to_string(data().join("kl-text.txt")).expect("test data");
     let mut tokens = model.tokenizer().encode(&text, Special::Text);

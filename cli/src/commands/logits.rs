@@ -22,7 +22,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
         let why = format!("token {} at index {at} is outside the vocabulary of {vocab}", tokens[at]);
         return Err(Failure::file(&args.tokens_file, why));
     }
-    let precision = if args.fast { Precision::Fast } else { Precision::Exact };
+    let precision = if args.fast || args.model.fine { Precision::Fast } else { Precision::Exact };
     let mut session = args.model.session(&model, precision)?;
     let mut bytes = Vec::new();
     let mut stream = Stream::new(true);

@@ -12,14 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 mod attention;
+mod codes;
+mod cut;
 
 use attention::AttentionJob;
+use codes::{Codes, Wanted, input};
+use cut::Cut;
 
 use crate::adapter::{AdaptedLayer, Adapter, Pair, Target};
 use crate::error::{Error, Result};
 use crate::file::Config;
 use crate::kernels::Kernel;
-use crate::kernels::activations::{ActivationBlock, Quantize, QuantizeRest};
 use crate::kernels::attention::{PAGE_TOKENS, PagePart, Softmax};
 use crate::kernels::low_rank::ThinMatMul;
 use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
@@ -122,79 +125,12 @@ struct Span {
     adapted: bool,
 }
 
-/// In which forms the input of some products is wanted. What one thread writes for another to read has its price, so
-/// that forms which nobody reads are not written.
-#[derive(Clone, Copy)]
-struct Wanted {
-    codes: bool,
-    /// For an adapter, for weights that are floats, and on the exact path.
-    floats: bool,
-}
-
 /// What is multiplied: `[n, columns]`. A form that was not wanted holds what it will.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     rows: &'a [f32],
     columns: usize,
     codes: &'a Codes,
-}
-
-/// Rows as codes, `[BATCH, width / 32]`; on the fine path `[BATCH, 2, width / 32]`, with codes of what codes leave.
-#[derive(Default)]
-struct Codes {
-    blocks: Vec<ActivationBlock>,
-    fine: bool,
-}
-
-impl Codes {
-    fn new(width: usize, precision: Precision) -> Result<Self> {
-        let fine = precision == Precision::Fine;
-        let count = BATCH * width.div_ceil(BLOCK) * (1 + usize::from(fine));
-        let (mut blocks, bytes) = (Vec::new(), count * size_of::<ActivationBlock>());
-        blocks.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes })?;
-        blocks.resize(count, ActivationBlock::default());
-        Ok(Self { blocks, fine })
-    }
-
-    /// Where jobs write codes of `rows` rows of `width`.
-    fn encoder(&mut self, kernel: Kernel, rows: usize, width: usize) -> Encoder {
-        // Not so where a job panicked, the host went on, and the buffer was lost.
-        assert!(rows * (width / BLOCK) * (1 + usize::from(self.fine)) <= self.blocks.len());
-        Encoder { kernel, blocks: Shared(self.blocks.as_mut_ptr()), width: width / BLOCK, fine: self.fine }
-    }
-
-    /// The first `len / width` rows.
-    fn input(&self, len: usize) -> Input<'_> {
-        let blocks = &self.blocks[..len / BLOCK * (1 + usize::from(self.fine))];
-        if self.fine { Input::Fine(blocks) } else { Input::Codes(blocks) }
-    }
-}
-
-/// See [`Codes::encoder`].
-#[derive(Clone, Copy)]
-struct Encoder {
-    kernel: Kernel,
-    blocks: Shared<ActivationBlock>,
-    width: usize,
-    fine: bool,
-}
-
-impl Encoder {
-    /// Codes of `floats`, which are the row's from block `start` on.
-    ///
-    /// # Safety
-    /// These blocks of the row are no other job's.
-    unsafe fn encode(&self, floats: &[f32], row: usize, start: usize) {
-        let (count, start) = (floats.len() / BLOCK, row * self.width * (1 + usize::from(self.fine)) + start);
-        // SAFETY: rows and their rests are disjoint; else as the caller promises.
-        let codes = unsafe { self.blocks.slice(start, count) };
-        self.kernel.run(Quantize { row: floats, out: codes });
-        if self.fine {
-            // SAFETY: as above.
-            let out = unsafe { self.blocks.slice(start + self.width, count) };
-            self.kernel.run(QuantizeRest { row: floats, codes, out });
-        }
-    }
 }
 
 /// A matrix, and what an adapter adds to it on the adapted rows.
@@ -745,19 +681,14 @@ impl Engine {
             let n = rows.len();
             let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
             self.project(&[output], rows_of, &mut logits[..n * padded], padded, Store::Set);
-            for (&row, logits) in rows.iter().zip(logits.chunks_exact(padded)) {
+            // All buffers are back before the caller's code runs, which may panic.
+            (self.scratch.h, self.scratch.codes, self.scratch.logits) = (h, codes, logits);
+            for (&row, logits) in rows.iter().zip(self.scratch.logits.chunks_exact(padded)) {
                 on_logits(tokens[row].run, tokens[row].index, &logits[..vocab]);
             }
-            (self.scratch.h, self.scratch.codes) = (h, codes);
-            self.scratch.logits = logits;
         }
         self.scratch.wanted = wanted;
     }
-}
-
-/// What `matrix` is multiplied with: codes where both allow it.
-fn input<'a>(matrix: &Matrix, exact: bool, rows: &'a [f32], codes: &'a Codes) -> Input<'a> {
-    if exact || !matrix.format().is_quantized() { Input::Float(rows) } else { codes.input(rows.len()) }
 }
 
 /// `output += B · reduced` for the tiles and rows that `output` begins with.
@@ -776,50 +707,6 @@ fn expand(
     kernel.run(ThinMatMul { matrix: &pair.b, tiles, x, x_stride, scale: 1.0, output, store: Store::Add });
 }
 
-/// Tiles cut into jobs: three quarters of them in one large job for each thread, three quarters of the rest in the next
-/// ones, and so on down to single tiles. Large jobs stream memory well, as each begins with a wait for its first bytes,
-/// and with small ones at the end all threads come to it together, also where one of them was interrupted.
-#[derive(Clone, Copy)]
-struct Cut {
-    tiles: usize,
-    threads: usize,
-    /// Rounds of `threads` jobs each; what is left after them are single tiles.
-    rounds: usize,
-}
-
-impl Cut {
-    /// Of what there is before a round, one part in four is left after it: so many bits fewer.
-    const LEFT: usize = 2;
-
-    fn new(tiles: usize, threads: usize) -> Self {
-        let rounds = (tiles / threads).checked_ilog2().unwrap_or(0) as usize / Self::LEFT;
-        Self { tiles, threads, rounds }
-    }
-
-    /// Tiles that are left after `rounds`.
-    fn left(&self, rounds: usize) -> usize {
-        self.tiles >> (Self::LEFT * rounds)
-    }
-
-    fn jobs(&self) -> usize {
-        if self.threads == 1 { 1 } else { self.rounds * self.threads + self.left(self.rounds) }
-    }
-
-    fn tiles(&self, job: usize) -> Range<usize> {
-        if self.threads == 1 {
-            return 0..self.tiles;
-        }
-        let (round, place) = (job / self.threads, job % self.threads);
-        if round >= self.rounds {
-            let start = self.tiles - (self.jobs() - job);
-            return start..start + 1;
-        }
-        let (start, end) = (self.tiles - self.left(round), self.tiles - self.left(round + 1));
-        let at = |place: usize| start + (end - start) * place / self.threads;
-        at(place)..at(place + 1)
-    }
-}
-
 /// `len` floats to write to.
 fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
@@ -836,29 +723,4 @@ fn each_row(pool: &mut Pool, rows: usize, job: impl Fn(usize, usize) + Sync) {
     pool.run(rows.div_ceil(size.max(1)), |index, worker| {
         (index * size..((index + 1) * size).min(rows)).for_each(|row| job(row, worker));
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Cut;
-
-    #[test]
-    fn jobs_are_all_tiles_once_and_end_small() {
-        for threads in 1..9 {
-            for tiles in (0..200).chain([3072]) {
-                let cut = Cut::new(tiles, threads);
-                let mut end = 0;
-                for job in 0..cut.jobs() {
-                    let range = cut.tiles(job);
-                    assert_eq!(range.start, end, "{tiles} tiles, {threads} threads");
-                    end = range.end;
-                    assert!(threads == 1 || range.len() <= (3 * tiles).div_ceil(4 * threads).max(1));
-                }
-                assert_eq!(end, tiles);
-                if threads > 1 && tiles > 0 {
-                    assert_eq!(cut.tiles(cut.jobs() - 1).len(), 1);
-                }
-            }
-        }
-    }
 }

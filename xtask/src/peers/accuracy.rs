@@ -9,12 +9,13 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{bench, figure, median, requantized};
+use super::{Sides, bench, figure, median, requantized};
 use crate::run as run_command;
 
 const TEXT: &str = "tests/data/kl-text.txt";
 
-pub fn run(server: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usize) -> Result<String, String> {
+pub fn run(sides: &Sides) -> Result<String, String> {
+    let &Sides { ref program, ref gguf, ref ours, threads, repeat } = sides;
     let mut out = format!(
         "Mean KL divergence in nats, share of positions with the same likeliest token; rates in tokens/s with {threads} \
          threads, medians of {repeat} rounds, all ways in turn.\n\n\
@@ -49,7 +50,7 @@ pub fn run(server: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usiz
         );
     }
     for (name, file) in [("llama.cpp, same file", gguf.to_owned()), ("llama.cpp, Q4_0", requantized(gguf, "Q4_0")?)] {
-        let (kl, same) = peer(server, gguf, &file, threads)?;
+        let (kl, same) = peer(program, gguf, &file, threads)?;
         out += &format!("| {name} | {kl:.6} | {same:.1} % | | | |\n");
     }
     Ok(out + "\n")

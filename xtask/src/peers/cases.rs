@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::server::Server;
-use super::{critic_json, median};
+use super::{CASES, Sides, critic_json, median};
 
 /// Lengths of the n-gram that is looked up, and of the guess: the default, and shorter ones.
 pub const SPECULATION: [[&str; 2]; 3] = [["12", "48"], ["4", "16"], ["3", "8"]];
@@ -29,25 +29,18 @@ struct Times {
     theirs: Vec<f64>,
 }
 
-pub fn run(
-    program: &Path,
-    gguf: &Path,
-    model: &Path,
-    file: &Path,
-    threads: usize,
-    repeat: usize,
-) -> Result<String, String> {
-    let texts: Value = std::fs::read(file)
+pub fn run(sides: &Sides) -> Result<String, String> {
+    let &Sides { ref program, ref gguf, ref ours, threads, repeat } = sides;
+    let texts: Value = std::fs::read(CASES)
         .map_err(|error| error.to_string())
         .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()))
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+        .map_err(|error| format!("{CASES}: {error}"))?;
     let mut times: BTreeMap<String, (String, Times)> = BTreeMap::new();
     let mut best = 0;
     for round in 0..repeat {
         eprintln!("cases, round {} of {repeat}", round + 1);
-        let arguments = ["--prompt-tokens", "16", "--gen-tokens", "1", "--cases", &file.to_string_lossy()];
-        let ours = critic_json(model, threads, &arguments)?;
-        let cases = ours["cases"].as_array().ok_or("bench gives no cases")?;
+        let answer = loop_json(ours, threads, &[])?;
+        let cases = answer["cases"].as_array().ok_or("bench gives no cases")?;
         let plain: Vec<Plain> = {
             let server = Server::start(program, gguf, threads, &[])?;
             cases
@@ -79,6 +72,11 @@ pub fn run(
         }
     }
     Ok(table(&mut times, SPECULATION[best], repeat))
+}
+
+/// What `critic bench` says of the cases.
+pub fn loop_json(model: &Path, threads: usize, more: &[&str]) -> Result<Value, String> {
+    critic_json(model, threads, &[&["--prompt-tokens", "16", "--gen-tokens", "1", "--cases", CASES], more].concat())
 }
 
 /// What the server does without speculation.

@@ -29,6 +29,19 @@ const DEPTHS: [usize; 2] = [0, 2048];
 /// Lengths of prompts for the plot: up to all of the model's context.
 const GROWTH: [usize; 7] = [128, 256, 512, 1024, 2048, 4096, 8190];
 
+/// Both programs, the same model for each, and how they are measured.
+struct Sides {
+    /// llama-server
+    program: PathBuf,
+    gguf: PathBuf,
+    ours: PathBuf,
+    threads: usize,
+    repeat: usize,
+}
+
+/// Conversations whose loop is measured.
+const CASES: &str = "benches/data/improve-cases.json";
+
 /// One line of the table: the unit, our values, and llama.cpp's on the same file and on Q4_0.
 struct Row {
     name: String,
@@ -51,24 +64,19 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         run_command(&mut cargo(&["build", "--release", "--package", "critic-cli"]))?;
     }
     let (gguf, ours) = models()?;
+    let sides = Sides { program, gguf, ours, threads, repeat };
     let mut out = format!("Made by `cargo xtask bench-peers --repeat {repeat} --threads {threads}`");
     out += &if part == "all" { ".\n\n".to_owned() } else { format!(" with `--part {part}`.\n\n") };
-    if part == "all" || part == "speed" {
-        out += &speed(&program, &gguf, &ours, threads, repeat)?;
-    }
-    if part == "all" || part == "growth" {
-        out += &growth(&ours, threads, repeat, Path::new(&option("--svg").unwrap_or("docs/prompt-length.svg".into())))?;
-    }
-    if part == "all" || part == "cases" {
-        let file = Path::new("benches/data/improve-cases.json");
-        out += &cases::run(&program, &gguf, &ours, file, threads, repeat)?;
-    }
-    if part == "all" || part == "free" {
-        let file = Path::new("benches/data/improve-cases.json");
-        out += &free::run(&program, &gguf, &ours, file, threads, repeat)?;
-    }
-    if part == "all" || part == "accuracy" {
-        out += &accuracy::run(&program, &gguf, &ours, threads, repeat)?;
+    let svg = option("--svg").unwrap_or("docs/prompt-length.svg".into());
+    let parts: [(&str, &dyn Fn() -> Result<String, String>); 5] = [
+        ("speed", &|| speed(&sides)),
+        ("growth", &|| growth(&sides, Path::new(&svg))),
+        ("cases", &|| cases::run(&sides)),
+        ("free", &|| free::run(&sides)),
+        ("accuracy", &|| accuracy::run(&sides)),
+    ];
+    for (_, run) in parts.iter().filter(|(name, _)| part == "all" || part == *name) {
+        out += &run()?;
     }
     println!("{out}");
     match option("--out") {
@@ -78,7 +86,8 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 /// Prefill, batches, decoding, start and memory.
-fn speed(program: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usize) -> Result<String, String> {
+fn speed(sides: &Sides) -> Result<String, String> {
+    let &Sides { ref program, ref gguf, ref ours, threads, repeat } = sides;
     let q4_0 = requantized(gguf, "Q4_0")?;
     let row = |name: String, unit| Row { name, unit, values: [vec![], vec![], vec![]] };
     let mut rows: Vec<Row> = PROMPTS.iter().map(|n| row(format!("prefill of {n} tokens"), "tokens/s")).collect();
@@ -113,7 +122,7 @@ fn speed(program: &Path, gguf: &Path, ours: &Path, threads: usize, repeat: usize
         values.push(figure(&deep, "private_bytes")? / 1e6);
         rows.iter_mut().zip(values).for_each(|(row, value)| row.values[0].push(value));
         // A server lives only while it is measured: idle threads of one must not slow the other.
-        for (column, file) in [(1, gguf), (2, q4_0.as_path())] {
+        for (column, file) in [(1, gguf), (2, &q4_0)] {
             let values = peer(program, file, threads)?;
             rows.iter_mut().zip(values).for_each(|(row, value)| row.values[column].push(value));
         }
@@ -183,7 +192,7 @@ fn start(model: &Path, threads: usize) -> Result<f64, String> {
 }
 
 /// Time of a prompt against its length, as a table and a plot.
-fn growth(ours: &Path, threads: usize, repeat: usize, svg: &Path) -> Result<String, String> {
+fn growth(&Sides { ref ours, threads, repeat, .. }: &Sides, svg: &Path) -> Result<String, String> {
     let mut times = vec![Vec::new(); GROWTH.len()];
     for round in 0..repeat {
         eprintln!("lengths, round {} of {repeat}", round + 1);
