@@ -2,7 +2,7 @@
 //!
 //! Not here: evaluation, and that several are evaluated as one batch (see [`crate::session`]).
 
-use crate::grammar::Cursor;
+use crate::grammar::{Cursor, TokenSet};
 use crate::kernels::Kernel;
 use crate::kv::Sequence;
 use crate::model::Model;
@@ -35,7 +35,8 @@ pub(crate) struct Branch {
     pub context: Vec<u32>,
     /// Length of the prompt in `context`.
     prompt: usize,
-    pub logprob: f64,
+    /// Σ log p so far, where it is wanted.
+    pub logprob: Option<f64>,
     end: Option<u32>,
     pub stop: Option<Stop>,
     /// Text since the last report.
@@ -60,7 +61,7 @@ impl Branch {
             stream: TextStream::new(&options.stop),
             context: prefix.tokens().to_vec(),
             prompt: prefix.len(),
-            logprob: 0.0,
+            logprob: options.logprob.then_some(0.0),
             end: None,
             stop: None,
             fresh: None,
@@ -86,9 +87,21 @@ impl Branch {
         &self.context[self.prompt..]
     }
 
-    /// The next token and its log-probability. The one place where a token is chosen.
-    pub fn choose(&mut self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler) -> (u32, f64) {
-        let (left, at) = (self.max_tokens - self.tokens().len(), self.tokens().len());
+    /// The tokens by whose logits alone the next one is chosen, where a grammar leaves but some, and no
+    /// log-probability, to which all others belong, is wanted.
+    pub fn needed(&mut self) -> Option<TokenSet> {
+        let left = self.left();
+        self.cursor.as_mut().filter(|_| self.logprob.is_none()).map(|cursor| cursor.needed(left))
+    }
+
+    /// How many tokens may still come.
+    fn left(&self) -> usize {
+        self.max_tokens - self.tokens().len()
+    }
+
+    /// The next token, and its log-probability where that is wanted. The one place where a token is chosen.
+    pub fn choose(&mut self, logits: &[f32], kernel: Kernel, sampler: &mut Sampler) -> (u32, Option<f64>) {
+        let (left, at) = (self.left(), self.tokens().len());
         let (sampling, context, candidate) = (&self.sampling, &self.context, self.candidate);
         let token = match &mut self.cursor {
             None => sampler.choose(logits, sampling, context, candidate, None),
@@ -102,16 +115,16 @@ impl Branch {
             },
         };
         let token = self.forced.as_ref().and_then(|forced| forced.get(at).copied()).unwrap_or(token);
-        (token, log_probability(kernel, logits, token))
+        (token, self.logprob.map(|_| log_probability(kernel, logits, token)))
     }
 
-    pub fn take(&mut self, token: u32, logprob: f64, model: &Model) {
+    pub fn take(&mut self, token: u32, logprob: Option<f64>, model: &Model) {
         let max_tokens = self.max_tokens;
         if max_tokens == 0 {
             self.stop = Some(Stop::Length);
             return;
         }
-        self.logprob += logprob;
+        self.add(logprob);
         let tokenizer = model.tokenizer();
         if tokenizer.is_end(token) {
             self.stop = Some(Stop::End);
@@ -123,8 +136,11 @@ impl Branch {
                 self.say(forced, model);
             }
             let full = self.tokens().len() >= max_tokens;
-            if self.cursor.as_ref().is_some_and(|cursor| cursor.is_done() && (full || cursor.forced().is_none())) {
+            // What ends the text after its form is at its end: chosen only for its log-probability.
+            let end = self.cursor.as_ref().filter(|cursor| cursor.is_done()).map(Cursor::forced);
+            if end.is_some_and(|end| full || end.is_none() || self.logprob.is_none()) {
                 self.stop = Some(Stop::End);
+                self.end = end.flatten().filter(|_| !full);
             } else if self.stream.stopped() {
                 self.stop = Some(Stop::Text);
             } else if full {
@@ -135,6 +151,11 @@ impl Branch {
             let rest = self.stream.finish().to_owned();
             self.fresh = Some(self.fresh.take().unwrap_or_default() + &rest);
         }
+    }
+
+    /// Adds the log-probability of a token that was taken.
+    pub fn add(&mut self, logprob: Option<f64>) {
+        self.logprob = self.logprob.zip(logprob).map(|(sum, logprob)| sum + logprob);
     }
 
     /// Appends a token to the text.

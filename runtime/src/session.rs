@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::adapter::{Adapter, NEVER};
 use crate::branch::Branch;
 use crate::error::{Error, Result};
-use crate::grammar::FindingGrammar;
+use crate::grammar::{FindingGrammar, TokenSet};
 use crate::kernels::Kernel;
 use crate::kernels::rows::LogSumExp;
 use crate::kv::{Precision, Sequence};
@@ -119,6 +119,9 @@ pub struct GenerateOptions {
     /// Tokens that are taken instead of those that are chosen, up to the one that ends the text:
     /// to measure what a given text costs.
     pub forced: Option<Vec<u32>>,
+    /// Whether the text's log-probability is wanted. Without it, what a grammar forces or rules out needs
+    /// no logits.
+    pub logprob: bool,
 }
 
 /// What a text may repeat.
@@ -168,8 +171,8 @@ pub struct Generation {
     /// The token that ended it, where the model did.
     pub end: Option<u32>,
     /// Σ log p of its tokens and of the one that ended it, natural, by the model itself:
-    /// before temperature and truncation.
-    pub logprob: f64,
+    /// before temperature, truncation and grammar. `None` where it was not wanted.
+    pub logprob: Option<f64>,
     /// Why it ended.
     pub stop: Stop,
 }
@@ -430,15 +433,22 @@ impl Session {
         let model = Arc::clone(&self.model);
         let inputs: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].input()).collect();
         let pending: Vec<usize> = open.iter().map(|&i| branches[i].unread).collect();
+        let needed: Vec<Option<TokenSet>> = open.iter().map(|&i| branches[i].needed()).collect();
+        let scored: Vec<bool> = open.iter().map(|&i| branches[i].logprob.is_some()).collect();
         let mut sequences: Vec<Sequence> =
             open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, self.engine.sequence())).collect();
         let mut runs: Vec<Run> = sequences
             .iter_mut()
-            .zip(&inputs)
-            .map(|(sequence, tokens)| {
-                let adapted = sequence.adapted_from() != NEVER;
-                // Each of several tokens predicts the next, which is forced or guessed.
-                let logits = if tokens.len() == 1 { Logits::Last } else { Logits::All };
+            .enumerate()
+            .map(|(at, sequence)| {
+                let (adapted, tokens) = (sequence.adapted_from() != NEVER, &inputs[at][..]);
+                // Each of several tokens predicts the next, which is guessed, or forced.
+                let alone = tokens.len() == 1 || (tokens.len() == pending[at] && !scored[at]);
+                let logits = match &needed[at] {
+                    _ if !alone => Logits::All,
+                    None => Logits::Last,
+                    Some(tokens) => Logits::LastOf(tokens),
+                };
                 Run { sequence, tokens, logits, adapted }
             })
             .collect();
@@ -449,7 +459,7 @@ impl Session {
         let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, index, logits| {
             let (branch, tokens) = (&mut branches[open[run]], &inputs[run]);
             if index + 1 < pending[run] {
-                branch.logprob += log_probability(kernel, logits, tokens[index + 1]);
+                branch.add(scored[run].then(|| log_probability(kernel, logits, tokens[index + 1])));
                 return;
             }
             let (right, over) = &mut right[run];
@@ -533,7 +543,7 @@ impl Session {
         // The last token is evaluated again for its logits.
         let reused = match logits {
             Logits::All => 0,
-            Logits::Last => known.min(tokens.len() - 1),
+            Logits::Last | Logits::LastOf(_) => known.min(tokens.len() - 1),
             Logits::None => known,
         };
         self.sequence.truncate(reused);
@@ -546,7 +556,7 @@ impl Session {
             let adapted = done >= adapted_from;
             let limit = if adapted { tokens.len() } else { adapted_from.min(tokens.len()) };
             let end = (done + REPORT).min(limit);
-            let wanted = if logits == Logits::Last && end < tokens.len() { Logits::None } else { logits };
+            let wanted = if logits != Logits::All && end < tokens.len() { Logits::None } else { logits };
             let mut runs = [Run { sequence: &mut self.sequence, tokens: &tokens[done..end], logits: wanted, adapted }];
             let sink: &mut OnLogits = &mut |_, index, row| on_logits(done + index, row);
             let result = self.engine.forward(model.weights(), &mut runs, &self.cancel.0, sink);

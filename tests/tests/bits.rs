@@ -4,6 +4,7 @@ use std::ops::ControlFlow::Continue;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use critic::grammar::TokenSet;
 use critic::quant::Format;
 use critic::tokenizer::Special;
 use critic::transformer::{Engine, Logits, Run};
@@ -236,6 +237,55 @@ fn ten_sessions_in_ten_threads() {
     });
 }
 
+/// Logits of some tokens alone are those that they have among all, also beside a run that wants others, and one that
+/// wants all of them.
+#[test]
+fn logits_of_some_tokens() {
+    for (name, precision) in
+        [("smollm2", Precision::Fast), ("smollm2", Precision::Fine), ("llama-gqa-tied", Precision::Exact)]
+    {
+        let model = if name == "smollm2" { smollm2() } else { small(name, Quant::Q4) };
+        let vocab = model.config().vocab_size as u32;
+        let set = |ids: &[u32]| {
+            let mut set = TokenSet::default();
+            set.clear(vocab as usize);
+            ids.iter().for_each(|&id| set.insert(id));
+            set
+        };
+        // Neighbours, both ends, the same tile twice; none; more than a part of the tiles could hold.
+        let few = [0, 1, 15, 16, 33, vocab / 2, vocab - 2, vocab - 1];
+        let others = [2, 34, vocab / 3];
+        let most: Vec<u32> = (0..vocab).step_by(3).collect();
+        let tokens = [[5, 6, 7], [8, 9, 10], [11, 12, 13]];
+        for threads in [1, 2] {
+            let mut engine = Engine::new(model.config(), Kernel::best(), threads, precision).expect("memory");
+            let pass = |engine: &mut Engine, logits: [Logits; 3]| {
+                let mut sequences = [(); 3].map(|()| engine.sequence());
+                let mut runs: Vec<Run> = sequences
+                    .iter_mut()
+                    .zip(&tokens)
+                    .zip(logits)
+                    .map(|((sequence, tokens), logits)| Run { sequence, tokens, logits, adapted: false })
+                    .collect();
+                evaluate(&model, engine, &mut runs)
+            };
+            let expected = pass(&mut engine, [Logits::Last; 3]);
+            for sets in [[&few[..], &others, &few[3..]], [&few, &[], &others], [&few, &most, &others]] {
+                let sets = sets.map(set);
+                let found = pass(&mut engine, [0, 1, 2].map(|i| Logits::LastOf(&sets[i])));
+                for (run, set) in sets.iter().enumerate() {
+                    let equal = |id: u32| found[run][id as usize] == expected[run][id as usize];
+                    assert!(set.iter().all(equal), "{name}: run {run} with {threads} threads");
+                }
+            }
+            let few = set(&few);
+            let found = pass(&mut engine, [Logits::LastOf(&few), Logits::All, Logits::None]);
+            assert!(few.iter().all(|id| found[0][id as usize] == expected[0][id as usize]), "{name}: beside all");
+            assert!(found[1].ends_with(&expected[1]) && found[2].is_empty(), "{name}: all");
+        }
+    }
+}
+
 /// Texts of a batch, adapted and not, long and short, are those that each prompt gives alone.
 #[test]
 fn batches_of_prompts() {
@@ -259,13 +309,13 @@ fn batches_of_prompts() {
             prompt(7, 8, 0, 5),
         ];
         let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
-        let options = GenerateOptions { sampling, max_tokens: 12, ..GenerateOptions::default() };
-        let of = |session: &mut Session, prompts: &[BatchPrompt]| -> Vec<(Vec<u32>, u64)> {
+        let options = GenerateOptions { sampling, max_tokens: 12, logprob: true, ..GenerateOptions::default() };
+        let of = |session: &mut Session, prompts: &[BatchPrompt]| -> Vec<(Vec<u32>, Option<u64>)> {
             let written = session.generate_batch(prompts, &options, &mut |_| Continue(())).expect("texts");
-            written.into_iter().map(|text| (text.tokens, text.logprob.to_bits())).collect()
+            written.into_iter().map(|text| (text.tokens, text.logprob.map(f64::to_bits))).collect()
         };
         let together = of(&mut new(), &prompts);
-        assert!(together.iter().any(|(tokens, _)| tokens.len() > 3));
+        assert!(together.iter().any(|(tokens, logprob)| tokens.len() > 3 && logprob.is_some()));
         for (index, prompt) in prompts.iter().enumerate() {
             let alone = of(&mut new(), std::slice::from_ref(prompt));
             assert_eq!(alone[0], together[index], "{name}: prompt {index}");

@@ -22,9 +22,9 @@ fn generate(session: &mut Session, prompt: &[u32], options: &GenerateOptions) ->
 }
 
 /// Everything that a caller can see of a text.
-fn seen(generation: &Generation) -> (&str, &[u32], Option<u32>, u64, Stop) {
+fn seen(generation: &Generation) -> (&str, &[u32], Option<u32>, Option<u64>, Stop) {
     let Generation { text, tokens, end, logprob, stop } = generation;
-    (text, tokens, *end, logprob.to_bits(), *stop)
+    (text, tokens, *end, logprob.map(f64::to_bits), *stop)
 }
 
 /// Texts that a refinement may be of: the same, with edits, another, none.
@@ -56,7 +56,7 @@ fn texts_are_the_same_with_and_without() {
         let model = small(name, Quant::Q4);
         let prompt = model.tokenizer().encode("The quick brown fox", Special::Text);
         for sampling in samplings() {
-            let plain = GenerateOptions { sampling, max_tokens: 60, ..Default::default() };
+            let plain = GenerateOptions { sampling, max_tokens: 60, logprob: true, ..Default::default() };
             let (expected, _) = generate(&mut session(&model), &prompt, &plain);
             for draft in drafts(&expected.tokens, model.config().vocab_size as u32) {
                 for repeats in [Repeats::Draft(vec![draft.clone(), prompt.clone()]), Repeats::Quotes(vec![draft])] {

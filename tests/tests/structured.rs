@@ -7,7 +7,11 @@
 use std::ops::ControlFlow::Continue;
 use std::sync::Arc;
 
-use critic::{Finding, Model, Request, Sampling, Session, SessionOptions, Verdict, findings};
+use critic::grammar::FindingGrammar;
+use critic::tokenizer::Special;
+use critic::{
+    Finding, GenerateOptions, Generation, Model, Request, Sampling, Session, SessionOptions, Stop, Verdict, findings,
+};
 use critic_import::Quant;
 use critic_tests::{ARCHITECTURES, small_with_context, smollm2};
 use jsonschema::Validator;
@@ -178,6 +182,45 @@ fn greedy_structured_critiques_are_the_same_with_candidates_and_in_pieces() {
     let many = Request { candidates: 4, ..request.clone() };
     let first = session.critique(&many, &mut |_| Continue(())).unwrap().candidates.remove(0);
     assert_eq!(alone.text, first.critique, "candidate 0 is what it is alone");
+}
+
+/// Where no log-probability is wanted, logits are computed only of the tokens that may come next: the list is the one
+/// that all logits give, and so is why it ended.
+#[test]
+fn lists_are_the_same_with_only_the_logits_that_they_need() {
+    let draft = "the cat sat on the mat, the \"cat\" slept; fn main() { }\nthe end of the cat";
+    let mut stops = Vec::new();
+    for name in ARCHITECTURES.into_iter().chain(["smollm2"]) {
+        let real = name == "smollm2";
+        let model = if real { smollm2() } else { small_with_context(name, Quant::Q4, 4096) };
+        let prompt = model.tokenizer().encode("What is wrong with it?", Special::Text);
+        let grammar = FindingGrammar::new(&model, draft).unwrap();
+        let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        let mut list = |sampling: &Sampling, max_tokens, logprob| {
+            let (sampling, grammar) = (sampling.clone(), Some(Arc::clone(&grammar)));
+            let options = GenerateOptions { sampling, grammar, max_tokens, logprob, ..Default::default() };
+            let Generation { text, tokens, end, stop, logprob: sum } =
+                session.generate(&prompt, &options, &mut |_| Continue(())).unwrap();
+            assert_eq!(sum.is_some(), logprob);
+            (text, tokens, end, stop)
+        };
+        for seed in 0..if real { 3 } else { 12 } {
+            let hot = Sampling { temperature: 1.5, seed, ..Default::default() };
+            for sampling in [Sampling::default(), hot.clone(), Sampling { repetition_penalty: 1.3, ..hot }] {
+                // Small ones bar tokens that the model would have liked.
+                for max_tokens in [20 + 7 * seed as usize, 160] {
+                    let expected = list(&sampling, max_tokens, true);
+                    assert_eq!(
+                        list(&sampling, max_tokens, false),
+                        expected,
+                        "{name}: {sampling:?}, {max_tokens} tokens"
+                    );
+                    stops.push(expected.3);
+                }
+            }
+        }
+    }
+    assert!(stops.contains(&Stop::Length) && stops.contains(&Stop::End), "both ends were seen");
 }
 
 #[test]

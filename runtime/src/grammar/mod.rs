@@ -101,6 +101,8 @@ pub struct Cursor {
     state: State,
     /// Quotes of the findings so far: place and length.
     seen: Vec<(u32, u16)>,
+    /// With how many tokens left `allowed` and `barred` were found; `None` since the list went on.
+    looked: Option<usize>,
     allowed: TokenSet,
     /// Tokens that the grammar would take, but not the budget.
     barred: Vec<u32>,
@@ -114,6 +116,7 @@ impl Cursor {
             grammar: Arc::clone(grammar),
             state: State::START,
             seen: Vec::new(),
+            looked: None,
             allowed: TokenSet::default(),
             barred: Vec::new(),
             cut: false,
@@ -144,6 +147,23 @@ impl Cursor {
     /// always, unless the list is done, if there was room at the beginning
     /// ([`FindingGrammar::least_tokens`]) and each token since then was an allowed or a forced one.
     pub fn allowed(&mut self, left: usize) -> &TokenSet {
+        if self.looked != Some(left) {
+            self.look(left);
+        }
+        &self.allowed
+    }
+
+    /// The tokens whose logits [`Sampler::choose`](crate::sampler::Sampler::choose) among the allowed
+    /// ones, and [`Cursor::chosen`], look at.
+    pub fn needed(&mut self, left: usize) -> TokenSet {
+        let mut needed = self.allowed(left).clone();
+        self.barred.iter().for_each(|&id| needed.insert(id));
+        needed
+    }
+
+    /// Finds what may come next.
+    fn look(&mut self, left: usize) {
+        self.looked = Some(left);
         let grammar = &*self.grammar;
         let tokens = &grammar.model.vocabulary().tokens;
         let machine = grammar.machine(&self.seen);
@@ -164,7 +184,6 @@ impl Cursor {
             Some(_) => barred.push(id),
             None => {}
         });
-        allowed
     }
 
     /// Notes what was chosen: whether the model would have liked a token better that the budget
@@ -176,6 +195,7 @@ impl Cursor {
 
     /// Goes on behind `token`, which was forced or allowed.
     pub fn take(&mut self, token: u32) {
+        self.looked = None;
         let grammar = Arc::clone(&self.grammar);
         let mut found = Vec::new();
         let machine = grammar.machine(&self.seen);

@@ -14,14 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 mod attention;
 mod codes;
 mod cut;
+mod head;
 
 use attention::AttentionJob;
 use codes::{Codes, Wanted, input};
 use cut::Cut;
+use head::LOGIT_ROWS;
 
 use crate::adapter::{AdaptedLayer, Adapter, Pair, Target};
 use crate::error::{Error, Result};
 use crate::file::Config;
+use crate::grammar::TokenSet;
 use crate::kernels::Kernel;
 use crate::kernels::attention::{PAGE_TOKENS, PagePart, Softmax};
 use crate::kernels::low_rank::ThinMatMul;
@@ -36,16 +39,16 @@ pub use crate::weights::{Layer, Projection, Weights};
 /// Most tokens computed together. Weights are read once for all of them; more would only
 /// push their activations out of the second-level cache.
 pub const BATCH: usize = 128;
-/// Rows of logits computed together.
-const LOGIT_ROWS: usize = 16;
-
 /// Which tokens of a run get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Logits {
+pub enum Logits<'a> {
     /// None: the run only extends the cache.
     None,
     /// The last one's, to choose the next token.
     Last,
+    /// The last one's, to choose the next token among these: what stands at others' places means
+    /// nothing.
+    LastOf(&'a TokenSet),
     /// All of them, to score a text.
     All,
 }
@@ -57,7 +60,7 @@ pub struct Run<'a> {
     /// The tokens, at least one.
     pub tokens: &'a [u32],
     /// Which of them get logits.
-    pub logits: Logits,
+    pub logits: Logits<'a>,
     /// Whether the adapter acts on them. Tokens without it cannot follow tokens with it.
     pub adapted: bool,
 }
@@ -104,6 +107,8 @@ struct Scratch {
     logits: Vec<f32>,
     tokens: Vec<BatchToken>,
     wanted: Vec<usize>,
+    /// Tiles of the vocabulary that are needed, where not all of them are.
+    tiles: Vec<usize>,
     jobs: Vec<AttentionJob>,
     partials: Vec<f32>,
     partial_softmax: Vec<Softmax>,
@@ -199,6 +204,7 @@ impl Engine {
             logits: try_zeroed(LOGIT_ROWS * config.vocab_size.next_multiple_of(TILE))?,
             tokens: Vec::with_capacity(BATCH),
             wanted: Vec::with_capacity(BATCH),
+            tiles: Vec::new(),
             jobs: Vec::new(),
             partials: Vec::new(),
             partial_softmax: Vec::new(),
@@ -649,45 +655,6 @@ impl Engine {
             }
         }
         self.scratch.x = x;
-    }
-
-    /// Logits of the wanted tokens, some rows at a time.
-    fn head(&mut self, weights: &Weights, tokens: &[BatchToken], runs: &[Run], on_logits: &mut OnLogits) {
-        let (hidden, vocab) = (weights.config.hidden_size, weights.config.vocab_size);
-        let padded = vocab.next_multiple_of(TILE);
-        let mut wanted = std::mem::take(&mut self.scratch.wanted);
-        wanted.clear();
-        wanted.extend((0..tokens.len()).filter(|&row| {
-            let token = tokens[row];
-            match runs[token.run].logits {
-                Logits::None => false,
-                Logits::Last => token.index + 1 == runs[token.run].tokens.len(),
-                Logits::All => true,
-            }
-        }));
-        for rows in wanted.chunks(LOGIT_ROWS) {
-            let (mut h, mut codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
-            let output = Linear { matrix: &weights.output, pair: None };
-            let wanted = self.wanted(&[output]);
-            for (index, &row) in rows.iter().enumerate() {
-                let (x, out) = (&self.scratch.x[row * hidden..][..hidden], &mut h[index * hidden..][..hidden]);
-                self.kernel.run(RmsNorm { x, weight: &weights.norm, eps: weights.config.rms_norm_eps, out });
-                if wanted.codes {
-                    // SAFETY: there are as many rows, and no other job.
-                    unsafe { codes.encoder(self.kernel, rows.len(), hidden).encode(out, index, 0) };
-                }
-            }
-            let mut logits = std::mem::take(&mut self.scratch.logits);
-            let n = rows.len();
-            let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-            self.project(&[output], rows_of, &mut logits[..n * padded], padded, Store::Set);
-            // All buffers are back before the caller's code runs, which may panic.
-            (self.scratch.h, self.scratch.codes, self.scratch.logits) = (h, codes, logits);
-            for (&row, logits) in rows.iter().zip(self.scratch.logits.chunks_exact(padded)) {
-                on_logits(tokens[row].run, tokens[row].index, &logits[..vocab]);
-            }
-        }
-        self.scratch.wanted = wanted;
     }
 }
 
