@@ -99,7 +99,16 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The product of token `i` of a group: the sum of its rows' products.
+/// How many parts of a tile, each as wide as a register, are multiplied in one pass with so many rows: all, where their
+/// accumulators fit into the registers. A pass asks memory for whole cache lines: were each part to go alone, the first
+/// would wait for all of them, and the others would ask for nothing.
+#[inline(always)]
+fn parts_of<S: Simd>(rows: usize) -> usize {
+    let parts = TILE / S::LANES;
+    if parts * rows <= S::ACCUMULATORS { parts } else { 1 }
+}
+
+/// The product of a part and token, the `i`th of all: the sum of the token's rows' products.
 #[inline(always)]
 fn of_token<S: Simd>(s: S, sums: &[S::F; GROUP], rows: usize, i: usize) -> S::F {
     if rows == 2 { s.add(sums[2 * i], sums[2 * i + 1]) } else { sums[i] }
@@ -136,17 +145,20 @@ impl Op for MatMul<'_> {
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
-                for half in 0..TILE / S::LANES {
+                let parts = parts_of::<S>(group * rows);
+                for first in (0..TILE / S::LANES).step_by(parts) {
                     let mut sums = [s.splat(0.0); GROUP];
-                    product(s, &weights, half, token * rows, group * rows, &mut sums);
-                    for i in 0..group {
-                        let sum = of_token(s, &sums, rows, i);
-                        // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a
-                        // thread owns its tiles.
-                        unsafe {
-                            let out = data.add((token + i) * stride + tile * TILE + half * S::LANES);
-                            let sum = if self.store == Store::Add { s.add(s.load(out), sum) } else { sum };
-                            s.store(out, sum);
+                    product(s, &weights, first..first + parts, token * rows, group * rows, &mut sums);
+                    for part in 0..parts {
+                        for i in 0..group {
+                            let sum = of_token(s, &sums, rows, part * group + i);
+                            // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a
+                            // thread owns its tiles.
+                            unsafe {
+                                let out = data.add((token + i) * stride + tile * TILE + (first + part) * S::LANES);
+                                let sum = if self.store == Store::Add { s.add(s.load(out), sum) } else { sum };
+                                s.store(out, sum);
+                            }
                         }
                     }
                 }
@@ -193,18 +205,23 @@ impl Op for GatedMatMul<'_> {
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
-                for half in 0..TILE / S::LANES {
+                let parts = parts_of::<S>(group * rows);
+                for first in (0..TILE / S::LANES).step_by(parts) {
                     // One call for both: `product` is a lot of code, and all of it inlined.
                     let mut sums = [[s.splat(0.0); GROUP]; 2];
                     for (weights, sums) in [&gate, &up].into_iter().zip(&mut sums) {
-                        product(s, weights, half, token * rows, group * rows, sums);
+                        product(s, weights, first..first + parts, token * rows, group * rows, sums);
                     }
                     let [gates, ups] = sums;
-                    for i in 0..group {
-                        let (gate, up) = (of_token(s, &gates, rows, i), of_token(s, &ups, rows, i));
-                        let gated = s.mul(activate(s, self.activation, gate), up);
-                        // SAFETY: as in `MatMul`.
-                        unsafe { s.store(data.add((token + i) * stride + column + half * S::LANES), gated) };
+                    for part in 0..parts {
+                        for i in 0..group {
+                            let at = part * group + i;
+                            let (gate, up) = (of_token(s, &gates, rows, at), of_token(s, &ups, rows, at));
+                            let gated = s.mul(activate(s, self.activation, gate), up);
+                            let column = column + (first + part) * S::LANES;
+                            // SAFETY: as in `MatMul`.
+                            unsafe { s.store(data.add((token + i) * stride + column), gated) };
+                        }
                     }
                 }
                 token += group;
@@ -329,58 +346,65 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
     }
 }
 
-/// `sums[i] = tile's half · x[token + i]` for i < group, where two rows of one token count as two.
+/// `sums[p · group + i] = part p of parts · x[token + i]` for i < group, where two rows of one token count as two.
 #[inline(always)]
-fn product<S: Simd>(s: S, tile: &TileWeights, half: usize, token: usize, group: usize, sums: &mut [S::F; GROUP]) {
-    // The first tokens, and of a row's halves the first, bring the weights into the cache.
-    let ask = if token == 0 && half == 0 { tile.left } else { 0 };
+fn product<S: Simd>(
+    s: S,
+    tile: &TileWeights,
+    parts: Range<usize>,
+    token: usize,
+    group: usize,
+    sums: &mut [S::F; GROUP],
+) {
+    // The first tokens, and of a tile's parts the first, bring the weights into the cache.
+    let ask = if token == 0 && parts.start == 0 { tile.left } else { 0 };
     match tile.input {
         Input::Codes(x) | Input::Fine(x) => {
             let blocks = tile.columns / BLOCK;
             let x = &x[token * blocks..(token + group) * blocks];
             match tile.format {
-                Format::Q8_0 => by_group::<S, Q8_0>(s, tile, half, x, ask, group, sums),
-                Format::Q4_0 => by_group::<S, Q4_0>(s, tile, half, x, ask, group, sums),
-                Format::Q4_1 => by_group::<S, Q4_1>(s, tile, half, x, ask, group, sums),
-                Format::Q5_0 => by_group::<S, Q5_0>(s, tile, half, x, ask, group, sums),
-                Format::Q5_1 => by_group::<S, Q5_1>(s, tile, half, x, ask, group, sums),
+                Format::Q8_0 => by_group::<S, Q8_0>(s, tile, parts, x, ask, group, sums),
+                Format::Q4_0 => by_group::<S, Q4_0>(s, tile, parts, x, ask, group, sums),
+                Format::Q4_1 => by_group::<S, Q4_1>(s, tile, parts, x, ask, group, sums),
+                Format::Q5_0 => by_group::<S, Q5_0>(s, tile, parts, x, ask, group, sums),
+                Format::Q5_1 => by_group::<S, Q5_1>(s, tile, parts, x, ask, group, sums),
                 _ => unreachable!("checked: codes meet quantized weights only"),
             }
         }
         Input::Float(x) => {
             let x = &x[token * tile.columns..(token + group) * tile.columns];
             match tile.format {
-                Format::F16 => by_group::<S, F16>(s, tile, half, x, ask, group, sums),
-                Format::BF16 => by_group::<S, BF16>(s, tile, half, x, ask, group, sums),
-                _ => by_group::<S, F32>(s, tile, half, x, ask, group, sums),
+                Format::F16 => by_group::<S, F16>(s, tile, parts, x, ask, group, sums),
+                Format::BF16 => by_group::<S, BF16>(s, tile, parts, x, ask, group, sums),
+                _ => by_group::<S, F32>(s, tile, parts, x, ask, group, sums),
             }
         }
     }
 }
 
-/// How one format multiplies: a tile's half with `T` tokens.
+/// How one format multiplies: `P` parts of a tile, from part `first` on, with `T` rows.
 trait Codec {
     type X;
     /// Of the bytes from `tile` on, those from [`AHEAD`] to `ask` may be asked for.
     ///
     /// # Safety
-    /// `tile` holds a whole tile of `columns`, `x` the rows of `T` tokens.
-    unsafe fn dot<S: Simd, const T: usize>(
+    /// `tile` holds a whole tile of `columns`, `x` as many rows; `first + P` is at most `TILE / S::LANES`.
+    unsafe fn dot<S: Simd, const T: usize, const P: usize>(
         s: S,
         tile: *const u8,
-        half: usize,
+        first: usize,
         columns: usize,
         x: *const Self::X,
         ask: usize,
-    ) -> [S::F; T];
+    ) -> [[S::F; T]; P];
 }
 
-/// Calls the instance of `C::dot` for the number of tokens.
+/// Calls the instance of `C::dot` for the numbers of parts and rows.
 #[inline(always)]
 fn by_group<S: Simd, C: Codec>(
     s: S,
     tile: &TileWeights,
-    half: usize,
+    parts: Range<usize>,
     x: &[C::X],
     ask: usize,
     group: usize,
@@ -389,25 +413,35 @@ fn by_group<S: Simd, C: Codec>(
     let (bytes, columns, x) = (tile.bytes.as_ptr(), tile.columns, x.as_ptr());
     macro_rules! tokens {
         ($n:literal) => {
-            // SAFETY: `product` cut x to the group's rows, TileWeights holds a whole tile.
-            sums[..$n].copy_from_slice(&unsafe { C::dot::<S, $n>(s, bytes, half, columns, x, ask) })
+            tokens!($n, 1)
+        };
+        ($n:literal, $parts:literal) => {
+            // SAFETY: `product` cut x to the group's rows, TileWeights holds a whole tile, and the parts are in it.
+            sums[..$n * $parts].copy_from_slice(
+                unsafe { C::dot::<S, $n, $parts>(s, bytes, parts.start, columns, x, ask) }.as_flattened(),
+            )
         };
     }
-    match group {
-        1 => tokens!(1),
-        2 => tokens!(2),
-        3 => tokens!(3),
-        4 => tokens!(4),
-        5 if S::ACCUMULATORS > 4 => tokens!(5),
-        6 if S::ACCUMULATORS > 4 => tokens!(6),
-        7 if S::ACCUMULATORS > 4 => tokens!(7),
-        8 if S::ACCUMULATORS > 4 => tokens!(8),
-        _ => unreachable!("groups are at most ACCUMULATORS tokens"),
+    // Of several parts, the instances for other widths of a register are left out: widths are constants.
+    match (parts.len(), group) {
+        (2, 1) if TILE / S::LANES == 2 => tokens!(1, 2),
+        (2, 2) if TILE / S::LANES == 2 => tokens!(2, 2),
+        (4, 1) if TILE / S::LANES == 4 => tokens!(1, 4),
+        (4, 2) if TILE / S::LANES == 4 => tokens!(2, 4),
+        (1, 1) => tokens!(1),
+        (1, 2) => tokens!(2),
+        (1, 3) => tokens!(3),
+        (1, 4) => tokens!(4),
+        (1, 5) if S::ACCUMULATORS > 4 => tokens!(5),
+        (1, 6) if S::ACCUMULATORS > 4 => tokens!(6),
+        (1, 7) if S::ACCUMULATORS > 4 => tokens!(7),
+        (1, 8) if S::ACCUMULATORS > 4 => tokens!(8),
+        _ => unreachable!("as `parts_of` has it, and groups are at most ACCUMULATORS rows"),
     }
 }
 
 macro_rules! quantized {
-    ($name:ident, |$s:ident, $codes:ident, $half:ident| $load:block) => {
+    ($name:ident, |$s:ident, $codes:ident, $part:ident| $load:block) => {
         struct $name;
 
         impl Codec for $name {
@@ -416,18 +450,18 @@ macro_rules! quantized {
             /// For each block: two exact integer dot products of 16 columns, then
             /// `acc = fma(i₁·x₁ + i₀·x₀, d, acc)` and, with minima, `acc = fma(m, Σx, acc)`.
             #[inline(always)]
-            unsafe fn dot<S: Simd, const T: usize>(
+            unsafe fn dot<S: Simd, const T: usize, const P: usize>(
                 $s: S,
                 tile: *const u8,
-                $half: usize,
+                first: usize,
                 columns: usize,
                 x: *const ActivationBlock,
                 ask: usize,
-            ) -> [S::F; T] {
+            ) -> [[S::F; T]; P] {
                 const FORMAT: Format = Format::$name;
                 let s = $s;
                 let blocks = columns / BLOCK;
-                let mut sums = [s.splat(0.0); T];
+                let mut sums = [[s.splat(0.0); T]; P];
                 for block in 0..blocks {
                     // SAFETY: block < blocks, so the record lies in the tile and x's blocks in
                     // their rows; offsets inside the record follow its layout.
@@ -438,26 +472,35 @@ macro_rules! quantized {
                                 s.prefetch(record.wrapping_add(AHEAD + line * LINE));
                             }
                         }
-                        let scales = record.cast::<u16>().add($half * S::LANES);
-                        let d = s.load_f16(scales);
-                        let m = if FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
-                        let $codes = record.add(FORMAT.codes_at() + $half * S::LANES * 4);
-                        let (low, high): ([S::W; 4], [S::W; 4]) = $load;
-                        for (t, sum) in sums.iter_mut().enumerate() {
-                            let x = &*x.add(t * blocks + block);
-                            let [first, second] = x.code_sums;
-                            let codes = x.codes.as_ptr();
-                            let (i0, i1) = if matches!(FORMAT, Format::Q8_0) {
-                                (s.dot16_signed(&low, codes, first), s.dot16_signed(&high, codes.add(16), second))
-                            } else {
-                                let offset = FORMAT.code_offset();
-                                (s.dot16(&low, codes, -offset * first), s.dot16(&high, codes.add(16), -offset * second))
-                            };
-                            let product = s.mul(s.to_float(i0), s.splat(x.scales[0]));
-                            let product = s.fma(s.to_float(i1), s.splat(x.scales[1]), product);
-                            *sum = s.fma(product, d, *sum);
-                            if FORMAT.has_min() {
-                                *sum = s.fma(m, s.splat(x.sum), *sum);
+                        for (part, sums) in sums.iter_mut().enumerate() {
+                            let $part = first + part;
+                            let scales = record.cast::<u16>().add($part * S::LANES);
+                            let d = s.load_f16(scales);
+                            let m = if FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
+                            let $codes = record.add(FORMAT.codes_at() + $part * S::LANES * 4);
+                            let (low, high): ([S::W; 4], [S::W; 4]) = $load;
+                            for (t, sum) in sums.iter_mut().enumerate() {
+                                let x = &*x.add(t * blocks + block);
+                                let [low_sum, high_sum] = x.code_sums;
+                                let codes = x.codes.as_ptr();
+                                let (i0, i1) = if matches!(FORMAT, Format::Q8_0) {
+                                    (
+                                        s.dot16_signed(&low, codes, low_sum),
+                                        s.dot16_signed(&high, codes.add(16), high_sum),
+                                    )
+                                } else {
+                                    let offset = FORMAT.code_offset();
+                                    (
+                                        s.dot16(&low, codes, -offset * low_sum),
+                                        s.dot16(&high, codes.add(16), -offset * high_sum),
+                                    )
+                                };
+                                let product = s.mul(s.to_float(i0), s.splat(x.scales[0]));
+                                let product = s.fma(s.to_float(i1), s.splat(x.scales[1]), product);
+                                *sum = s.fma(product, d, *sum);
+                                if FORMAT.has_min() {
+                                    *sum = s.fma(m, s.splat(x.sum), *sum);
+                                }
                             }
                         }
                     }
@@ -513,11 +556,11 @@ unsafe fn five_bits<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
     )
 }
 
-quantized!(Q4_0, |s, codes, half| { nibbles(s, codes) });
-quantized!(Q4_1, |s, codes, half| { nibbles(s, codes) });
-quantized!(Q5_0, |s, codes, half| { five_bits(s, codes) });
-quantized!(Q5_1, |s, codes, half| { five_bits(s, codes) });
-quantized!(Q8_0, |s, codes, half| { (four_groups(s, codes), four_groups(s, codes.add(TILE * BLOCK / 2))) });
+quantized!(Q4_0, |s, codes, part| { nibbles(s, codes) });
+quantized!(Q4_1, |s, codes, part| { nibbles(s, codes) });
+quantized!(Q5_0, |s, codes, part| { five_bits(s, codes) });
+quantized!(Q5_1, |s, codes, part| { five_bits(s, codes) });
+quantized!(Q8_0, |s, codes, part| { (four_groups(s, codes), four_groups(s, codes.add(TILE * BLOCK / 2))) });
 
 macro_rules! float {
     ($name:ident, $element:ty, $load:ident) => {
@@ -528,22 +571,24 @@ macro_rules! float {
 
             /// `acc = fma(w, x, acc)`, column by column.
             #[inline(always)]
-            unsafe fn dot<S: Simd, const T: usize>(
+            unsafe fn dot<S: Simd, const T: usize, const P: usize>(
                 s: S,
                 tile: *const u8,
-                half: usize,
+                first: usize,
                 columns: usize,
                 x: *const f32,
                 _ask: usize,
-            ) -> [S::F; T] {
-                let mut sums = [s.splat(0.0); T];
+            ) -> [[S::F; T]; P] {
+                let mut sums = [[s.splat(0.0); T]; P];
                 let weights = tile.cast::<$element>();
                 for column in 0..columns {
                     // SAFETY: column < columns; the tile is [columns, 16].
                     unsafe {
-                        let w = s.$load(weights.add(column * TILE + half * S::LANES));
-                        for (t, sum) in sums.iter_mut().enumerate() {
-                            *sum = s.fma(w, s.splat(*x.add(t * columns + column)), *sum);
+                        for (part, sums) in sums.iter_mut().enumerate() {
+                            let w = s.$load(weights.add(column * TILE + (first + part) * S::LANES));
+                            for (t, sum) in sums.iter_mut().enumerate() {
+                                *sum = s.fma(w, s.splat(*x.add(t * columns + column)), *sum);
+                            }
                         }
                     }
                 }
