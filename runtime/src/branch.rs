@@ -138,7 +138,8 @@ impl Branch {
             let full = self.tokens().len() >= max_tokens;
             // What ends the text after its form is at its end: chosen only for its log-probability.
             let end = self.cursor.as_ref().filter(|cursor| cursor.is_done()).map(Cursor::forced);
-            if end.is_some_and(|end| full || end.is_none() || self.logprob.is_none()) {
+            let chosen = self.logprob.is_some() || self.stream.stopped();
+            if end.is_some_and(|end| full || end.is_none() || !chosen) {
                 self.stop = Some(Stop::End);
                 self.end = end.flatten().filter(|_| !full);
             } else if self.stream.stopped() {

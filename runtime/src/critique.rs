@@ -336,9 +336,10 @@ impl Session {
         let (generations, mut sequences): (Vec<_>, Vec<_>) = written.into_iter().unzip();
         let mut advantages = vec![None; count];
         let best = match self.beta() {
+            None if count == 1 => 0,
             None => {
-                let mean = |g: &Generation| g.logprob.map_or(0.0, |sum| sum / (g.tokens.len() + 1) as f64);
-                choose(&generations.iter().map(mean).collect::<Vec<_>>(), &verdicts)
+                let sum = |g: &Generation| (g.logprob.expect("asked for above"), g.tokens.len());
+                choose(&generations.iter().map(sum).collect::<Vec<_>>(), &verdicts)
             }
             Some(beta) => {
                 let texts = generations.iter().map(|g| {
@@ -486,12 +487,13 @@ fn highest(advantages: &[Option<f32>]) -> usize {
 
 /// Without a utility advantage: the verdict of the majority (*revise* in a tie), and among
 /// its critiques the one that the model finds likeliest for each token.
-fn choose(mean_logprobs: &[f64], verdicts: &[Verdict]) -> usize {
+fn choose(candidates: &[(f64, usize)], verdicts: &[Verdict]) -> usize {
     let keeps = verdicts.iter().filter(|&&v| v == Verdict::Keep).count();
     let majority = if keeps * 2 > verdicts.len() { Verdict::Keep } else { Verdict::Revise };
-    (0..verdicts.len())
+    let mean = |i: usize| candidates[i].0 / (candidates[i].1 + 1) as f64;
+    (0..candidates.len())
         .filter(|&i| verdicts[i] == majority || keeps == verdicts.len())
-        .max_by(|&a, &b| mean_logprobs[a].total_cmp(&mean_logprobs[b]).then(b.cmp(&a)))
+        .max_by(|&a, &b| mean(a).total_cmp(&mean(b)).then(b.cmp(&a)))
         .unwrap_or(0)
 }
 
@@ -516,9 +518,9 @@ mod tests {
     #[test]
     fn candidates_are_chosen_by_majority_and_likelihood() {
         use Verdict::{Keep, Revise};
-        assert_eq!(choose(&[-1.0, -0.4, -0.1], &[Revise, Revise, Keep]), 1);
-        assert_eq!(choose(&[-0.1, -0.4, -1.0], &[Revise, Keep, Keep]), 1);
-        assert_eq!(choose(&[-1.0, -1.0], &[Revise, Keep]), 0);
-        assert_eq!(choose(&[-1.0], &[Keep]), 0);
+        assert_eq!(choose(&[(-5.0, 4), (-2.0, 4), (-1.0, 1)], &[Revise, Revise, Keep]), 1);
+        assert_eq!(choose(&[(-5.0, 4), (-2.0, 4), (-1.0, 0)], &[Revise, Keep, Keep]), 1);
+        assert_eq!(choose(&[(-5.0, 4), (-5.0, 4)], &[Revise, Keep]), 0);
+        assert_eq!(choose(&[(-5.0, 4)], &[Keep]), 0);
     }
 }

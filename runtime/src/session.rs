@@ -434,7 +434,6 @@ impl Session {
         let inputs: Vec<Vec<u32>> = open.iter().map(|&i| branches[i].input()).collect();
         let pending: Vec<usize> = open.iter().map(|&i| branches[i].unread).collect();
         let needed: Vec<Option<TokenSet>> = open.iter().map(|&i| branches[i].needed()).collect();
-        let scored: Vec<bool> = open.iter().map(|&i| branches[i].logprob.is_some()).collect();
         let mut sequences: Vec<Sequence> =
             open.iter().map(|&i| std::mem::replace(&mut branches[i].sequence, self.engine.sequence())).collect();
         let mut runs: Vec<Run> = sequences
@@ -443,7 +442,7 @@ impl Session {
             .map(|(at, sequence)| {
                 let (adapted, tokens) = (sequence.adapted_from() != NEVER, &inputs[at][..]);
                 // Each of several tokens predicts the next, which is guessed, or forced.
-                let alone = tokens.len() == 1 || (tokens.len() == pending[at] && !scored[at]);
+                let alone = tokens.len() == 1 || (tokens.len() == pending[at] && branches[open[at]].logprob.is_none());
                 let logits = match &needed[at] {
                     _ if !alone => Logits::All,
                     None => Logits::Last,
@@ -459,7 +458,7 @@ impl Session {
         let result = engine.forward(model.weights(), &mut runs, &self.cancel.0, &mut |run, index, logits| {
             let (branch, tokens) = (&mut branches[open[run]], &inputs[run]);
             if index + 1 < pending[run] {
-                branch.add(scored[run].then(|| log_probability(kernel, logits, tokens[index + 1])));
+                branch.add(Some(log_probability(kernel, logits, tokens[index + 1])));
                 return;
             }
             let (right, over) = &mut right[run];

@@ -7,10 +7,12 @@
 use std::ops::ControlFlow::Continue;
 use std::sync::Arc;
 
+use critic::adapter::NEVER;
 use critic::grammar::FindingGrammar;
 use critic::tokenizer::Special;
 use critic::{
-    Finding, GenerateOptions, Generation, Model, Request, Sampling, Session, SessionOptions, Stop, Verdict, findings,
+    BatchPrompt, Finding, GenerateOptions, Generation, Model, Request, Sampling, Session, SessionOptions, Stop,
+    Verdict, findings,
 };
 use critic_import::Quant;
 use critic_tests::{ARCHITECTURES, small_with_context, smollm2};
@@ -196,6 +198,14 @@ fn lists_are_the_same_with_only_the_logits_that_they_need() {
         let prompt = model.tokenizer().encode("What is wrong with it?", Special::Text);
         let grammar = FindingGrammar::new(&model, draft).unwrap();
         let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        // A text that stops where the list ends stops for that reason, either way.
+        let mut stopped = |logprob| {
+            let (grammar, stop) = (Some(Arc::clone(&grammar)), vec!["]".to_owned()]);
+            let options = GenerateOptions { grammar, stop, max_tokens: 160, logprob, ..Default::default() };
+            let written = session.generate(&prompt, &options, &mut |_| Continue(())).unwrap();
+            (written.text, written.tokens, written.end, written.stop)
+        };
+        assert_eq!(stopped(false), stopped(true), "{name}");
         let mut list = |sampling: &Sampling, max_tokens, logprob| {
             let (sampling, grammar) = (sampling.clone(), Some(Arc::clone(&grammar)));
             let options = GenerateOptions { sampling, grammar, max_tokens, logprob, ..Default::default() };
@@ -221,6 +231,39 @@ fn lists_are_the_same_with_only_the_logits_that_they_need() {
         }
     }
     assert!(stops.contains(&Stop::Length) && stops.contains(&Stop::End), "both ends were seen");
+}
+
+/// Lists of a batch, each at another place of its form, are those that each prompt gives alone.
+#[test]
+fn lists_of_a_batch() {
+    for model in [small_with_context("llama-gqa-tied", Quant::Q4, 4096), smollm2()] {
+        let texts = ["What is wrong with it?", "Say what is wrong.", "List the mistakes, gravest first."];
+        let prompts: Vec<_> = texts.iter().map(|text| model.tokenizer().encode(text, Special::Text)).collect();
+        let grammar = FindingGrammar::new(&model, "the cat sat on the mat, and the \"cat\" slept").unwrap();
+        // Hot, so that few lists are empty.
+        let sampling = Sampling { temperature: 3.0, ..Default::default() };
+        let options = GenerateOptions { sampling, grammar: Some(grammar), max_tokens: 90, ..Default::default() };
+        let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        let mut lists = |prompts: &[BatchPrompt], logprob| -> Vec<_> {
+            let options = GenerateOptions { logprob, ..options.clone() };
+            let written = session.generate_batch(prompts, &options, &mut |_| Continue(())).unwrap();
+            written.into_iter().map(|list| (list.text, list.tokens, list.end, list.stop)).collect()
+        };
+        let prompt = |at: usize| BatchPrompt {
+            tokens: &prompts[at % prompts.len()],
+            adapted_from: NEVER,
+            seed: at as u64,
+            candidate: at,
+        };
+        let batch: Vec<_> = (0..9).map(prompt).collect();
+        let together = lists(&batch, false);
+        assert_eq!(together, lists(&batch, true));
+        for (prompt, list) in batch.iter().zip(&together) {
+            assert_eq!(lists(std::slice::from_ref(prompt), false)[0], *list);
+        }
+        let long = together.iter().filter(|list| list.1.len() > 20).count();
+        assert!(long > 1, "{long} lists where there was something to choose");
+    }
 }
 
 #[test]

@@ -104,6 +104,8 @@ impl<'a> Input<'a> {
 /// would wait for all of them, and the others would ask for nothing.
 #[inline(always)]
 fn parts_of<S: Simd>(rows: usize) -> usize {
+    // As `by_group` has its instances.
+    const { assert!(S::ACCUMULATORS <= GROUP && (S::LANES == TILE || S::ACCUMULATORS * S::LANES < 3 * TILE)) };
     let parts = TILE / S::LANES;
     if parts * rows <= S::ACCUMULATORS { parts } else { 1 }
 }
@@ -415,12 +417,11 @@ fn by_group<S: Simd, C: Codec>(
         ($n:literal) => {
             tokens!($n, 1)
         };
-        ($n:literal, $parts:literal) => {
+        ($n:literal, $parts:literal) => {{
             // SAFETY: `product` cut x to the group's rows, TileWeights holds a whole tile, and the parts are in it.
-            sums[..$n * $parts].copy_from_slice(
-                unsafe { C::dot::<S, $n, $parts>(s, bytes, parts.start, columns, x, ask) }.as_flattened(),
-            )
-        };
+            let products = unsafe { C::dot::<S, $n, $parts>(s, bytes, parts.start, columns, x, ask) };
+            sums[..$n * $parts].copy_from_slice(products.as_flattened());
+        }};
     }
     // Of several parts, the instances for other widths of a register are left out: widths are constants.
     match (parts.len(), group) {
@@ -441,7 +442,7 @@ fn by_group<S: Simd, C: Codec>(
 }
 
 macro_rules! quantized {
-    ($name:ident, |$s:ident, $codes:ident, $part:ident| $load:block) => {
+    ($name:ident, |$s:ident, $codes:ident| $load:block) => {
         struct $name;
 
         impl Codec for $name {
@@ -473,11 +474,11 @@ macro_rules! quantized {
                             }
                         }
                         for (part, sums) in sums.iter_mut().enumerate() {
-                            let $part = first + part;
-                            let scales = record.cast::<u16>().add($part * S::LANES);
+                            let part = first + part;
+                            let scales = record.cast::<u16>().add(part * S::LANES);
                             let d = s.load_f16(scales);
                             let m = if FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
-                            let $codes = record.add(FORMAT.codes_at() + $part * S::LANES * 4);
+                            let $codes = record.add(FORMAT.codes_at() + part * S::LANES * 4);
                             let (low, high): ([S::W; 4], [S::W; 4]) = $load;
                             for (t, sum) in sums.iter_mut().enumerate() {
                                 let x = &*x.add(t * blocks + block);
@@ -515,7 +516,7 @@ macro_rules! quantized {
 #[inline(always)]
 unsafe fn nibbles<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
     // No closures in kernels: one that is not inlined loses the instruction set.
-    // SAFETY: the caller points to four groups of 64 bytes, less the half's offset.
+    // SAFETY: the caller points to four groups of 64 bytes, less the part's offset.
     let [a, b, c, d] = unsafe { four_groups(s, codes) };
     (
         [s.low_nibbles(a), s.low_nibbles(b), s.low_nibbles(c), s.low_nibbles(d)],
@@ -526,7 +527,7 @@ unsafe fn nibbles<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
 /// Four groups of four columns as stored.
 #[inline(always)]
 unsafe fn four_groups<S: Simd>(s: S, codes: *const u8) -> [S::W; 4] {
-    // SAFETY: the caller points to four groups of 64 bytes, less the half's offset.
+    // SAFETY: the caller points to four groups of 64 bytes, less the part's offset.
     unsafe {
         [s.load_codes(codes), s.load_codes(codes.add(64)), s.load_codes(codes.add(128)), s.load_codes(codes.add(192))]
     }
@@ -556,11 +557,11 @@ unsafe fn five_bits<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
     )
 }
 
-quantized!(Q4_0, |s, codes, part| { nibbles(s, codes) });
-quantized!(Q4_1, |s, codes, part| { nibbles(s, codes) });
-quantized!(Q5_0, |s, codes, part| { five_bits(s, codes) });
-quantized!(Q5_1, |s, codes, part| { five_bits(s, codes) });
-quantized!(Q8_0, |s, codes, part| { (four_groups(s, codes), four_groups(s, codes.add(TILE * BLOCK / 2))) });
+quantized!(Q4_0, |s, codes| { nibbles(s, codes) });
+quantized!(Q4_1, |s, codes| { nibbles(s, codes) });
+quantized!(Q5_0, |s, codes| { five_bits(s, codes) });
+quantized!(Q5_1, |s, codes| { five_bits(s, codes) });
+quantized!(Q8_0, |s, codes| { (four_groups(s, codes), four_groups(s, codes.add(TILE * BLOCK / 2))) });
 
 macro_rules! float {
     ($name:ident, $element:ty, $load:ident) => {

@@ -15,7 +15,7 @@
 pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// f32 lanes in one register. Divides [`crate::quant::TILE`].
     const LANES: usize;
-    /// Tokens times half-tiles whose accumulators fit into the registers.
+    /// Rows of activations times parts of a tile, each part a register wide, whose accumulators fit into the registers.
     const ACCUMULATORS: usize;
     /// `LANES` × f32.
     type F: Copy;

@@ -117,24 +117,26 @@ fn fine_products_are_sums_of_two() {
     let (scalar, others) = kernels();
     let mut random = Random(11);
     for format in [Format::Q4_1, Format::Q5_0, Format::Q8_0] {
-        let (columns, tokens) = (96, 11);
-        let matrix = &matrix(format, 37, columns, &mut random);
-        let stride = matrix.tiles() * TILE;
-        // Rows of a token and of its rest, one after the other: any rows will do.
-        let rows = random.floats(2 * tokens * columns, 1.0);
-        let apart = multiply(scalar, matrix, &rows, false, Store::Set);
-        let sum = |token: usize, at: usize| {
-            let part = |row: usize| f32::from_bits(apart[row * stride + at]);
-            (part(2 * token) + part(2 * token + 1)).to_bits()
-        };
-        for kernel in others.iter().copied().chain([scalar]) {
-            let codes = codes(kernel, &rows, columns);
-            let mut out = vec![0.0; tokens * stride];
-            let (output, scratch) = (Output::new(&mut out, stride), &mut Vec::new());
-            let (tiles, input, store) = (0..matrix.tiles(), Input::Fine(&codes), Store::Set);
-            kernel.run(MatMul { matrix, tiles, input, output, store, scratch });
-            for (index, value) in out.iter().enumerate() {
-                assert_eq!(value.to_bits(), sum(index / stride, index % stride), "{kernel:?} {format:?} {index}");
+        for tokens in [1, 2, 11] {
+            let columns = 96;
+            let matrix = &matrix(format, 37, columns, &mut random);
+            let stride = matrix.tiles() * TILE;
+            // Rows of a token and of its rest, one after the other: any rows will do.
+            let rows = random.floats(2 * tokens * columns, 1.0);
+            let apart = multiply(scalar, matrix, &rows, false, Store::Set);
+            let sum = |token: usize, at: usize| {
+                let part = |row: usize| f32::from_bits(apart[row * stride + at]);
+                (part(2 * token) + part(2 * token + 1)).to_bits()
+            };
+            for kernel in others.iter().copied().chain([scalar]) {
+                let codes = codes(kernel, &rows, columns);
+                let mut out = vec![0.0; tokens * stride];
+                let (output, scratch) = (Output::new(&mut out, stride), &mut Vec::new());
+                let (tiles, input, store) = (0..matrix.tiles(), Input::Fine(&codes), Store::Set);
+                kernel.run(MatMul { matrix, tiles, input, output, store, scratch });
+                for (index, value) in out.iter().enumerate() {
+                    assert_eq!(value.to_bits(), sum(index / stride, index % stride), "{kernel:?} {format:?} {index}");
+                }
             }
         }
     }
@@ -189,11 +191,17 @@ fn gated_products_have_the_same_bits() {
         let (rows, columns) = (48, 64);
         let (gate, up) = (matrix(format, rows, columns, &mut random), matrix(format, rows, columns, &mut random));
         for activation in [Activation::Silu, Activation::GeluTanh] {
-            for tokens in [1, 3, 9] {
-                let x = random.floats(tokens * columns, 1.0);
+            for (tokens, fine) in [(1, false), (2, false), (3, false), (9, false), (1, true), (2, true), (5, true)] {
+                // With two rows for a token, any rows will do.
+                let fine = fine && format.is_quantized();
+                let x = random.floats(tokens * (1 + usize::from(fine)) * columns, 1.0);
                 let gated = |kernel: Kernel| {
                     let quantized = codes(kernel, &x, columns);
-                    let input = if format.is_quantized() { Input::Codes(&quantized) } else { Input::Float(&x) };
+                    let input = match format.is_quantized() {
+                        true if fine => Input::Fine(&quantized),
+                        true => Input::Codes(&quantized),
+                        false => Input::Float(&x),
+                    };
                     let mut out = vec![0.0; tokens * rows];
                     let output = Output::new(&mut out, rows);
                     let scratch = &mut Default::default();

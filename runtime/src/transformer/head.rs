@@ -45,9 +45,9 @@ impl Engine {
             let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
             let out = &mut logits[..n * padded];
             let tiles = &mut self.scratch.tiles;
-            match needed(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
-                true => self.project(&[output], rows_of, out, padded, Store::Set),
-                false => self.project_tiles(output, rows_of, out, padded),
+            match few_tiles(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
+                true => self.project_tiles(output, rows_of, out, padded),
+                false => self.project(&[output], rows_of, out, padded, Store::Set),
             }
             // All buffers are back before the caller's code runs, which may panic.
             (self.scratch.h, self.scratch.codes, self.scratch.logits) = (h, codes, logits);
@@ -81,19 +81,20 @@ impl Engine {
     }
 }
 
-/// Whether all of so many tiles are needed for rows with these `logits`; else those that are, in order, in `tiles`.
-fn needed<'a>(logits: impl Iterator<Item = Logits<'a>>, count: usize, tiles: &mut Vec<usize>) -> bool {
+/// Whether rows with these `logits` need but few of `count` tiles: if so, they are listed in order in `tiles`. Half of them,
+/// here and there, would take as long as all in a row.
+fn few_tiles<'a>(logits: impl Iterator<Item = Logits<'a>>, count: usize, tiles: &mut Vec<usize>) -> bool {
     tiles.clear();
     for logits in logits {
         match logits {
-            // Of more tokens, one would be in most of the tiles.
+            // More tokens are not worth the looking: they hardly ever share tiles.
             Logits::LastOf(set) if set.len() < count / 2 => tiles.extend(tiles_of(set, count)),
-            _ => return true,
+            _ => return false,
         }
     }
     tiles.sort_unstable();
     tiles.dedup();
-    false
+    tiles.len() < count / 2
 }
 
 /// In which tiles the tokens of `set` are.

@@ -39,6 +39,7 @@ pub use crate::weights::{Layer, Projection, Weights};
 /// Most tokens computed together. Weights are read once for all of them; more would only
 /// push their activations out of the second-level cache.
 pub const BATCH: usize = 128;
+
 /// Which tokens of a run get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits<'a> {
