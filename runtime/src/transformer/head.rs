@@ -81,8 +81,8 @@ impl Engine {
     }
 }
 
-/// Whether rows with these `logits` need but few of `count` tiles: if so, they are listed in order in `tiles`. Half of them,
-/// here and there, would take as long as all in a row.
+/// Whether rows with these `logits` need but few of `count` tiles: if so, they are listed in order in `tiles`. More of them,
+/// here and there, would save little: memory is read best in a row.
 fn few_tiles<'a>(logits: impl Iterator<Item = Logits<'a>>, count: usize, tiles: &mut Vec<usize>) -> bool {
     tiles.clear();
     for logits in logits {
