@@ -104,7 +104,7 @@ impl<'a> Input<'a> {
 /// would wait for all of them, and the others would ask for nothing.
 #[inline(always)]
 fn parts_of<S: Simd>(rows: usize) -> usize {
-    // As `by_group` has its instances.
+    // All parts go together with one row or two: `by_group` has no instances for more.
     const { assert!(S::ACCUMULATORS <= GROUP && (S::LANES == TILE || S::ACCUMULATORS * S::LANES < 3 * TILE)) };
     let parts = TILE / S::LANES;
     if parts * rows <= S::ACCUMULATORS { parts } else { 1 }
