@@ -48,10 +48,10 @@ impl Op for DotPeak<'_> {
                     let x = x.add(part);
                     // Four sums at a time, so that neither their number nor their latency is the limit.
                     for group in (0..16).step_by(4) {
-                        let a = s.to_float(s.dot16(&w, x.add(group * 16), 0));
-                        let b = s.to_float(s.dot16(&w, x.add(group * 16 + 16), 0));
-                        let c = s.to_float(s.dot16(&w, x.add(group * 16 + 32), 0));
-                        let d = s.to_float(s.dot16(&w, x.add(group * 16 + 48), 0));
+                        let a = s.to_float(s.dot16(&w, x.add(group * 16)));
+                        let b = s.to_float(s.dot16(&w, x.add(group * 16 + 16)));
+                        let c = s.to_float(s.dot16(&w, x.add(group * 16 + 32)));
+                        let d = s.to_float(s.dot16(&w, x.add(group * 16 + 48)));
                         total = s.add(total, s.add(s.add(a, b), s.add(c, d)));
                     }
                 }

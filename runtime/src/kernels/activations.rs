@@ -101,7 +101,7 @@ unsafe fn quantize<S: Simd>(s: S, x: *const f32) -> ActivationBlock {
             }
             // Each lane of the product with ones is the sum of all sixteen codes, exactly.
             let mut lanes = [0.0; 16];
-            s.store(lanes.as_mut_ptr(), s.to_float(s.dot16(&ones, codes, 0)));
+            s.store(lanes.as_mut_ptr(), s.to_float(s.dot16(&ones, codes)));
             sums[half] = lanes[0];
             block.scales[half] = largest / 127.0;
             block.code_sums[half] = lanes[0] as i32;

@@ -441,127 +441,207 @@ fn by_group<S: Simd, C: Codec>(
     }
 }
 
-macro_rules! quantized {
-    ($name:ident, |$s:ident, $codes:ident| $load:block) => {
-        struct $name;
+/// How codes of one format are unpacked.
+trait Quantized {
+    const FORMAT: Format;
+    const SIGNED: bool = false;
 
-        impl Codec for $name {
-            type X = ActivationBlock;
+    /// Codes of columns `16 · half + 4 · group` and the three after it, of a block whose codes begin at `codes`, for the rows
+    /// of a register. Both numbers are constants where this is called.
+    ///
+    /// # Safety
+    /// `codes` points into a record of the format, to the first codes of these rows.
+    unsafe fn four_columns<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W;
+}
 
-            /// For each block: two exact integer dot products of 16 columns, then
-            /// `acc = fma(i₁·x₁ + i₀·x₀, d, acc)` and, with minima, `acc = fma(m, Σx, acc)`.
-            #[inline(always)]
-            unsafe fn dot<S: Simd, const T: usize, const P: usize>(
-                $s: S,
-                tile: *const u8,
-                first: usize,
-                columns: usize,
-                x: *const ActivationBlock,
-                ask: usize,
-            ) -> [[S::F; T]; P] {
-                const FORMAT: Format = Format::$name;
-                let s = $s;
-                let blocks = columns / BLOCK;
-                let mut sums = [[s.splat(0.0); T]; P];
-                for block in 0..blocks {
-                    // SAFETY: block < blocks, so the record lies in the tile and x's blocks in
-                    // their rows; offsets inside the record follow its layout.
-                    unsafe {
-                        let record = tile.add(block * FORMAT.record_bytes());
-                        if block * FORMAT.record_bytes() + AHEAD < ask {
-                            for line in 0..FORMAT.record_bytes().div_ceil(LINE) {
-                                s.prefetch(record.wrapping_add(AHEAD + line * LINE));
-                            }
-                        }
-                        for (part, sums) in sums.iter_mut().enumerate() {
-                            let part = first + part;
-                            let scales = record.cast::<u16>().add(part * S::LANES);
-                            let d = s.load_f16(scales);
-                            let m = if FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
-                            let $codes = record.add(FORMAT.codes_at() + part * S::LANES * 4);
-                            let (low, high): ([S::W; 4], [S::W; 4]) = $load;
-                            for (t, sum) in sums.iter_mut().enumerate() {
-                                let x = &*x.add(t * blocks + block);
-                                let [low_sum, high_sum] = x.code_sums;
-                                let codes = x.codes.as_ptr();
-                                let (i0, i1) = if matches!(FORMAT, Format::Q8_0) {
-                                    (
-                                        s.dot16_signed(&low, codes, low_sum),
-                                        s.dot16_signed(&high, codes.add(16), high_sum),
-                                    )
-                                } else {
-                                    let offset = FORMAT.code_offset();
-                                    (
-                                        s.dot16(&low, codes, -offset * low_sum),
-                                        s.dot16(&high, codes.add(16), -offset * high_sum),
-                                    )
-                                };
-                                let product = s.mul(s.to_float(i0), s.splat(x.scales[0]));
-                                let product = s.fma(s.to_float(i1), s.splat(x.scales[1]), product);
-                                *sum = s.fma(product, d, *sum);
-                                if FORMAT.has_min() {
-                                    *sum = s.fma(m, s.splat(x.sum), *sum);
-                                }
-                            }
+/// Rows of [`ActivationBlock`]s, of which one block at a time is multiplied.
+#[derive(Clone, Copy)]
+struct Column<const T: usize> {
+    /// The first row's block.
+    first: *const ActivationBlock,
+    /// Blocks in a row.
+    stride: usize,
+}
+
+impl<const T: usize> Column<T> {
+    /// # Safety
+    /// `t < T`, and there are as many rows.
+    #[inline(always)]
+    unsafe fn block<'a>(self, t: usize) -> &'a ActivationBlock {
+        // SAFETY: as the caller promises.
+        unsafe { &*self.first.add(t * self.stride) }
+    }
+}
+
+/// Adds products of four columns to the sums of `P` parts and `T` rows, which grow side by side: each is a chain of
+/// instructions that wait for one another.
+#[inline(always)]
+unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
+    s: S,
+    sums: &mut [[S::I; T]; P],
+    codes: *const u8,
+    x: Column<T>,
+    half: usize,
+    group: usize,
+) {
+    // SAFETY: the caller points to the codes of `P` parts, and has `T` rows.
+    unsafe {
+        let mut weights = [Q::four_columns(s, codes, half, group); P];
+        for (part, weights) in weights.iter_mut().enumerate().skip(1) {
+            *weights = Q::four_columns(s, codes.add(part * S::LANES * 4), half, group);
+        }
+        for t in 0..T {
+            let x = s.splat4(x.block(t).codes.as_ptr().add(16 * half + 4 * group));
+            for (sums, &w) in sums.iter_mut().zip(&weights) {
+                sums[t] = if Q::SIGNED { s.add_signed_products(sums[t], w, x) } else { s.add_products(sums[t], w, x) };
+            }
+        }
+    }
+}
+
+/// Exact dot products of sixteen columns of a block, times the scale of their activations: added to `products` or, of the
+/// first half, put there.
+#[inline(always)]
+unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
+    s: S,
+    products: &mut [[S::F; T]; P],
+    codes: *const u8,
+    x: Column<T>,
+    half: usize,
+) {
+    let offset = if Q::SIGNED { S::SIGNED_OFFSET } else { Q::FORMAT.code_offset() };
+    // SAFETY: as in `add_four`.
+    unsafe {
+        let mut sums = [[s.whole(0); T]; P];
+        for t in 0..T {
+            let init = -offset * x.block(t).code_sums[half];
+            for sums in &mut sums {
+                sums[t] = if Q::SIGNED { s.whole(init) } else { s.begin(init) };
+            }
+        }
+        // No loop: the group decides on instructions.
+        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 0);
+        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 1);
+        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 2);
+        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 3);
+        for t in 0..T {
+            let x = x.block(t);
+            let (init, scale) = (-offset * x.code_sums[half], s.splat(x.scales[half]));
+            for (products, sums) in products.iter_mut().zip(&sums) {
+                let sum = s.to_float(if Q::SIGNED { sums[t] } else { s.finish(sums[t], init) });
+                products[t] = if half == 0 { s.mul(sum, scale) } else { s.fma(sum, scale, products[t]) };
+            }
+        }
+    }
+}
+
+impl<Q: Quantized> Codec for Q {
+    type X = ActivationBlock;
+
+    /// For each block: two exact integer dot products of 16 columns, then
+    /// `acc = fma(i₁·x₁ + i₀·x₀, d, acc)` and, with minima, `acc = fma(m, Σx, acc)`.
+    #[inline(always)]
+    unsafe fn dot<S: Simd, const T: usize, const P: usize>(
+        s: S,
+        tile: *const u8,
+        first: usize,
+        columns: usize,
+        x: *const ActivationBlock,
+        ask: usize,
+    ) -> [[S::F; T]; P] {
+        let record_bytes = Q::FORMAT.record_bytes();
+        let stride = columns / BLOCK;
+        let mut sums = [[s.splat(0.0); T]; P];
+        for block in 0..stride {
+            // SAFETY: block < columns / 32, so the record lies in the tile and x's blocks in
+            // their rows; offsets inside the record follow its layout.
+            unsafe {
+                let record = tile.add(block * record_bytes);
+                if block * record_bytes + AHEAD < ask {
+                    for line in 0..record_bytes.div_ceil(LINE) {
+                        s.prefetch(record.wrapping_add(AHEAD + line * LINE));
+                    }
+                }
+                let x = Column { first: x.add(block), stride };
+                let codes = record.add(Q::FORMAT.codes_at() + first * S::LANES * 4);
+                let mut products = [[s.splat(0.0); T]; P];
+                add_half::<S, Q, T, P>(s, &mut products, codes, x, 0);
+                add_half::<S, Q, T, P>(s, &mut products, codes, x, 1);
+                for (part, (sums, products)) in sums.iter_mut().zip(&products).enumerate() {
+                    let scales = record.cast::<u16>().add((first + part) * S::LANES);
+                    let d = s.load_f16(scales);
+                    let m = if Q::FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
+                    for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
+                        *sum = s.fma(product, d, *sum);
+                        if Q::FORMAT.has_min() {
+                            *sum = s.fma(m, s.splat(x.block(t).sum), *sum);
                         }
                     }
                 }
-                sums
+            }
+        }
+        sums
+    }
+}
+
+/// Nibbles: low ones of columns 0–15, high ones of 16–31.
+#[inline(always)]
+unsafe fn nibbles<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W {
+    // SAFETY: the caller points to four groups of 64 bytes, less the part's offset.
+    let codes = unsafe { s.load_codes(codes.add(64 * group)) };
+    if half == 0 { s.low_nibbles(codes) } else { s.high_nibbles(codes) }
+}
+
+/// The same with the fifth bits that follow the nibbles.
+#[inline(always)]
+unsafe fn five_bits<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W {
+    // SAFETY: as in `nibbles`; one more group of 64 bytes follows.
+    let (w, bits) = unsafe { (nibbles(s, codes, half, group), s.load_codes(codes.add(TILE * BLOCK / 2))) };
+    match 4 * half + group {
+        0 => s.with_high_bit::<0>(w, bits),
+        1 => s.with_high_bit::<1>(w, bits),
+        2 => s.with_high_bit::<2>(w, bits),
+        3 => s.with_high_bit::<3>(w, bits),
+        4 => s.with_high_bit::<4>(w, bits),
+        5 => s.with_high_bit::<5>(w, bits),
+        6 => s.with_high_bit::<6>(w, bits),
+        _ => s.with_high_bit::<7>(w, bits),
+    }
+}
+
+macro_rules! quantized {
+    ($name:ident, $unpack:ident) => {
+        struct $name;
+
+        impl Quantized for $name {
+            const FORMAT: Format = Format::$name;
+
+            #[inline(always)]
+            unsafe fn four_columns<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W {
+                // SAFETY: as the caller promises.
+                unsafe { $unpack(s, codes, half, group) }
             }
         }
     };
 }
 
-/// Nibbles of columns 0–15 and 16–31.
-#[inline(always)]
-unsafe fn nibbles<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
-    // No closures in kernels: one that is not inlined loses the instruction set.
-    // SAFETY: the caller points to four groups of 64 bytes, less the part's offset.
-    let [a, b, c, d] = unsafe { four_groups(s, codes) };
-    (
-        [s.low_nibbles(a), s.low_nibbles(b), s.low_nibbles(c), s.low_nibbles(d)],
-        [s.high_nibbles(a), s.high_nibbles(b), s.high_nibbles(c), s.high_nibbles(d)],
-    )
-}
+quantized!(Q4_0, nibbles);
+quantized!(Q4_1, nibbles);
+quantized!(Q5_0, five_bits);
+quantized!(Q5_1, five_bits);
 
-/// Four groups of four columns as stored.
-#[inline(always)]
-unsafe fn four_groups<S: Simd>(s: S, codes: *const u8) -> [S::W; 4] {
-    // SAFETY: the caller points to four groups of 64 bytes, less the part's offset.
-    unsafe {
-        [s.load_codes(codes), s.load_codes(codes.add(64)), s.load_codes(codes.add(128)), s.load_codes(codes.add(192))]
+struct Q8_0;
+
+impl Quantized for Q8_0 {
+    const FORMAT: Format = Format::Q8_0;
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    unsafe fn four_columns<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W {
+        // SAFETY: as the caller promises.
+        unsafe { s.load_codes(codes.add(half * TILE * BLOCK / 2 + 64 * group)) }
     }
 }
-
-/// The same with the fifth bits that follow the nibbles.
-#[inline(always)]
-unsafe fn five_bits<S: Simd>(s: S, codes: *const u8) -> ([S::W; 4], [S::W; 4]) {
-    // SAFETY: as in `nibbles`; one more group of 64 bytes follows.
-    let (low, high, bits) = unsafe {
-        let (low, high) = nibbles(s, codes);
-        (low, high, s.load_codes(codes.add(TILE * BLOCK / 2)))
-    };
-    (
-        [
-            s.with_high_bit::<0>(low[0], bits),
-            s.with_high_bit::<1>(low[1], bits),
-            s.with_high_bit::<2>(low[2], bits),
-            s.with_high_bit::<3>(low[3], bits),
-        ],
-        [
-            s.with_high_bit::<4>(high[0], bits),
-            s.with_high_bit::<5>(high[1], bits),
-            s.with_high_bit::<6>(high[2], bits),
-            s.with_high_bit::<7>(high[3], bits),
-        ],
-    )
-}
-
-quantized!(Q4_0, |s, codes| { nibbles(s, codes) });
-quantized!(Q4_1, |s, codes| { nibbles(s, codes) });
-quantized!(Q5_0, |s, codes| { five_bits(s, codes) });
-quantized!(Q5_1, |s, codes| { five_bits(s, codes) });
-quantized!(Q8_0, |s, codes| { (four_groups(s, codes), four_groups(s, codes.add(TILE * BLOCK / 2))) });
 
 macro_rules! float {
     ($name:ident, $element:ty, $load:ident) => {

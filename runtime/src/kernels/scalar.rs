@@ -138,22 +138,29 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dot16(self, w: &[Self::W; 4], x: *const i8, init: i32) -> Self::I {
-        // SAFETY: the caller vouches for 16 elements.
-        let x = unsafe { x.cast::<[[i8; 4]; 4]>().read_unaligned() };
-        std::array::from_fn(|row| {
-            let products =
-                w.iter().zip(x).flat_map(|(w, x)| (0..4).map(move |j| i32::from(w[row][j]) * i32::from(x[j])));
-            init + products.sum::<i32>()
-        })
+    unsafe fn splat4(self, x: *const i8) -> Self::W {
+        // SAFETY: the caller vouches for four elements.
+        [unsafe { x.cast::<[u8; 4]>().read_unaligned() }; N]
     }
 
     #[inline(always)]
-    unsafe fn dot16_signed(self, w: &[Self::W; 4], x: *const i8, _sum: i32) -> Self::I {
-        // SAFETY: the caller vouches for 16 elements.
-        let x = unsafe { x.cast::<[[i8; 4]; 4]>().read_unaligned() };
-        std::array::from_fn(|row| {
-            w.iter().zip(x).flat_map(|(w, x)| (0..4).map(move |j| i32::from(w[row][j] as i8) * i32::from(x[j]))).sum()
-        })
+    fn whole(self, i: i32) -> Self::I {
+        [i; N]
     }
+
+    #[inline(always)]
+    fn add_products(self, sums: Self::I, w: Self::W, x: Self::W) -> Self::I {
+        products(sums, &w, &x, i32::from)
+    }
+
+    #[inline(always)]
+    fn add_signed_products(self, sums: Self::I, w: Self::W, x: Self::W) -> Self::I {
+        products(sums, &w, &x, |code| i32::from(code as i8))
+    }
+}
+
+/// `sums + Σ value(w)·x` over four columns. A call, so that what is compiled for all shapes of a product stays small.
+#[inline(never)]
+fn products(sums: [i32; N], w: &[[u8; 4]; N], x: &[[u8; 4]; N], value: impl Fn(u8) -> i32) -> [i32; N] {
+    std::array::from_fn(|i| sums[i] + (0..4).map(|j| value(w[i][j]) * i32::from(x[i][j] as i8)).sum::<i32>())
 }

@@ -15,6 +15,8 @@
 pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// f32 lanes in one register. Divides [`crate::quant::TILE`].
     const LANES: usize;
+    /// What [`Simd::add_signed_products`] takes each code to be larger by.
+    const SIGNED_OFFSET: i32 = 0;
     /// Rows of activations times parts of a tile, each part a register wide, whose accumulators fit into the registers.
     const ACCUMULATORS: usize;
     /// `LANES` × f32.
@@ -102,14 +104,41 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn high_nibbles(self, w: Self::W) -> Self::W;
     /// Sets bit 4 of each byte of `w` to bit `BIT` of the same byte of `bits`.
     fn with_high_bit<const BIT: i32>(self, w: Self::W, bits: Self::W) -> Self::W;
-    /// Each row's Σ w·x over 16 columns plus `init`, exactly, for codes in 0..32.
+
+    /// Four activations for every row.
+    /// # Safety
+    /// `x` is valid for four reads.
+    unsafe fn splat4(self, x: *const i8) -> Self::W;
+    /// All lanes equal.
+    fn whole(self, i: i32) -> Self::I;
+    /// Each row's sum of products, to which [`Simd::add_products`] adds four times, and which [`Simd::finish`] then makes
+    /// Σ w·x + `init`, exactly. What it is in between is the instruction set's own affair.
+    #[inline(always)]
+    fn begin(self, init: i32) -> Self::I {
+        self.whole(init)
+    }
+    /// Adds products of four columns, for codes in 0..32.
+    fn add_products(self, sums: Self::I, w: Self::W, x: Self::W) -> Self::I;
+    /// See [`Simd::begin`], which was given the same `init`.
+    #[inline(always)]
+    fn finish(self, sums: Self::I, init: i32) -> Self::I {
+        let _ = init;
+        sums
+    }
+    /// `sums + Σ (w + SIGNED_OFFSET)·x` over four columns, exactly, for codes in −128..=127.
+    fn add_signed_products(self, sums: Self::I, w: Self::W, x: Self::W) -> Self::I;
+    /// Each row's Σ w·x over 16 columns, exactly, for codes in 0..32.
     /// # Safety
     /// `x` is valid for 16 reads.
-    unsafe fn dot16(self, w: &[Self::W; 4], x: *const i8, init: i32) -> Self::I;
-    /// The same for codes in −128..=127; `sum` is Σ x.
-    /// # Safety
-    /// `x` is valid for 16 reads.
-    unsafe fn dot16_signed(self, w: &[Self::W; 4], x: *const i8, sum: i32) -> Self::I;
+    #[inline(always)]
+    unsafe fn dot16(self, w: &[Self::W; 4], x: *const i8) -> Self::I {
+        let mut sums = self.begin(0);
+        for (group, &w) in w.iter().enumerate() {
+            // SAFETY: as the caller promises.
+            sums = self.add_products(sums, w, unsafe { self.splat4(x.add(4 * group)) });
+        }
+        self.finish(sums, 0)
+    }
 }
 
 /// Σ of sixteen lanes, always as the same tree, whatever the width of a register.

@@ -176,21 +176,23 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn dot16(self, w: &[uint8x16_t; 4], x: *const i8, init: i32) -> int32x4_t {
-        // Codes below 32 are the same signed and unsigned.
-        unsafe {
-            let x = x.cast::<i32>();
-            let mut sum = vdupq_n_s32(init);
-            for (i, &w) in w.iter().enumerate() {
-                let x = vreinterpretq_s8_s32(vdupq_n_s32(x.add(i).read_unaligned()));
-                sum = sdot(sum, vreinterpretq_s8_u8(w), x);
-            }
-            sum
-        }
+    unsafe fn splat4(self, x: *const i8) -> uint8x16_t {
+        unsafe { vreinterpretq_u8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned())) }
     }
 
     #[inline(always)]
-    unsafe fn dot16_signed(self, w: &[uint8x16_t; 4], x: *const i8, _sum: i32) -> int32x4_t {
-        unsafe { self.dot16(w, x, 0) }
+    fn whole(self, i: i32) -> int32x4_t {
+        unsafe { vdupq_n_s32(i) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: int32x4_t, w: uint8x16_t, x: uint8x16_t) -> int32x4_t {
+        // Codes below 32 are the same signed and unsigned.
+        self.add_signed_products(sums, w, x)
+    }
+
+    #[inline(always)]
+    fn add_signed_products(self, sums: int32x4_t, w: uint8x16_t, x: uint8x16_t) -> int32x4_t {
+        unsafe { sdot(sums, vreinterpretq_s8_u8(w), vreinterpretq_s8_u8(x)) }
     }
 }

@@ -31,6 +31,7 @@ impl Avx512 {
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     const ACCUMULATORS: usize = 8;
+    const SIGNED_OFFSET: i32 = 128;
     type F = __m512;
     type I = __m512i;
     type W = __m512i;
@@ -162,29 +163,23 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot16(self, w: &[__m512i; 4], x: *const i8, init: i32) -> __m512i {
-        unsafe {
-            let x = x.cast::<i32>();
-            let mut sum = _mm512_set1_epi32(init);
-            for (i, &w) in w.iter().enumerate() {
-                sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x.add(i).read_unaligned()));
-            }
-            sum
-        }
+    unsafe fn splat4(self, x: *const i8) -> __m512i {
+        unsafe { _mm512_set1_epi32(x.cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]
-    unsafe fn dot16_signed(self, w: &[__m512i; 4], x: *const i8, sum: i32) -> __m512i {
-        // w ⊕ 128 is w + 128 as an unsigned byte; 128·Σx is taken off again, exactly.
-        unsafe {
-            let flip = _mm512_set1_epi8(-128);
-            let w = [
-                _mm512_xor_si512(w[0], flip),
-                _mm512_xor_si512(w[1], flip),
-                _mm512_xor_si512(w[2], flip),
-                _mm512_xor_si512(w[3], flip),
-            ];
-            self.dot16(&w, x, -128 * sum)
-        }
+    fn whole(self, i: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(i) }
+    }
+
+    #[inline(always)]
+    fn add_products(self, sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sums, w, x) }
+    }
+
+    #[inline(always)]
+    fn add_signed_products(self, sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // w ⊕ 128 is w + 128 as an unsigned byte.
+        unsafe { _mm512_dpbusd_epi32(sums, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x) }
     }
 }
