@@ -139,7 +139,7 @@ fn products(criterion: &mut Criterion) {
                         let input = if format.is_quantized() { Input::Codes(&codes) } else { Input::Float(&x) };
                         let output = Output::new(&mut out, rows);
                         let (tiles, store, scratch) = (0..matrix.tiles(), Store::Set, &mut scratch);
-                        kernel.run(MatMul { matrix: &matrix, tiles, input, output, store, scratch });
+                        MatMul { matrix: &matrix, tiles, input, output, store, scratch }.run(kernel);
                     });
                 });
             }
@@ -211,7 +211,7 @@ fn rows(criterion: &mut Criterion) {
         quantize_rows(kernel, &values(8 * 576), 576, &mut batch);
         group.bench_function(BenchmarkId::new("gate and up 2x1536x576 of 8", kernel.name()), |bencher| {
             bencher.iter(|| {
-                kernel.run(GatedMatMul {
+                GatedMatMul {
                     gate: &gate,
                     up: &up,
                     activation: Activation::Silu,
@@ -219,7 +219,8 @@ fn rows(criterion: &mut Criterion) {
                     input: Input::Codes(&batch),
                     output: Output::new(&mut gated, 1536),
                     scratch: &mut Default::default(),
-                });
+                }
+                .run(kernel);
             });
         });
         let (a, rows) = (matrix(Format::F16, 16, 576), values(8 * 576));

@@ -1,6 +1,8 @@
 //! Times one RCO training step with an activated adapter: `cargo xtask bench-step` runs it beside PyTorch.
 //!
-//! usage: rco_step MODEL [PREFIX INSTRUCTION CRITIQUE CRITIQUES RANK STEPS]
+//! usage: rco_step MODEL [PREFIX INSTRUCTION CRITIQUE CRITIQUES RANK STEPS [DEVICE [PRECISION]]]
+//!
+//! DEVICE is what `critic-train devices` lists (flex), PRECISION f32 or bf16.
 //!
 //! Prints the median seconds of a step: prefix, forward, loss, backward, clipping and AdamW. Reference
 //! log-probabilities are given, as they are in training. Tokens are arbitrary: speed does not depend on them.
@@ -8,9 +10,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use burn::tensor::Device;
 use critic_trainer::data::EncodedGroup;
-use critic_trainer::device::Precision;
+use critic_trainer::device::{self, Precision};
 use critic_trainer::memory::Limits;
 use critic_trainer::model::{Adapter, AdapterOptions, Base, Policy, load};
 use critic_trainer::objective::{Normalizer, Objective};
@@ -27,9 +28,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         *size = text.parse()?;
     }
     let [prefix, instruction, critique, critiques, rank, steps] = sizes;
-    let base = Base::new(&model, &Device::flex(), Precision::F32)?;
+    let device = device::open(arguments.get(7).map_or("flex", String::as_str))?;
+    let precision = Precision::parse(arguments.get(8).map_or("f32", String::as_str), &device)?;
+    let base = Base::new(&model, &device, precision)?;
     let options = AdapterOptions { rank, alpha: 2.0 * rank as f64, ..AdapterOptions::default() };
-    let adapter = Adapter::new(&base.config, &options, 0, &Device::flex())?;
+    let adapter = Adapter::new(&base.config, &options, 0, &device)?;
     let mut policy = Policy { base, adapter: Some(adapter) };
     let mut random = Random::new(0, "tokens", &[]);
     let vocab = policy.base.config.vocab_size;

@@ -4,11 +4,12 @@
 //! from left to right in one lane. Several tokens share each load of weights, which is all
 //! that a larger batch changes.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Op;
 use super::activations::ActivationBlock;
 use super::simd::{Simd, exp};
+use super::{Kernel, Op};
 use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
 
@@ -124,7 +125,7 @@ pub struct MatMul<'a> {
     pub tiles: Range<usize>,
     /// Activations; `Codes` only for quantized weights.
     pub input: Input<'a>,
-    /// Row stride at least `16 · matrix.tiles()`. Tiles are written whole.
+    /// Begins with the first of `tiles`, which are written whole.
     pub output: Output,
     /// Set or add.
     pub store: Store,
@@ -132,33 +133,59 @@ pub struct MatMul<'a> {
     pub scratch: &'a mut Vec<f32>,
 }
 
-impl Op for MatMul<'_> {
+impl MatMul<'_> {
+    /// Computes it on the instruction set of `kernel`, for which each format is a function of its own: all of them in one
+    /// are more than a compiler can bear.
+    pub fn run(self, kernel: Kernel) {
+        check(self.matrix, &self.tiles, self.input, self.output);
+        match (self.input, self.matrix.format()) {
+            (Input::Float(_), Format::F16) => kernel.run(Of::<F16>::new(self)),
+            (Input::Float(_), Format::BF16) => kernel.run(Of::<BF16>::new(self)),
+            (Input::Float(_), _) => kernel.run(Of::<F32>::new(self)),
+            (_, Format::Q4_0) => kernel.run(Of::<Q4_0>::new(self)),
+            (_, Format::Q4_1) => kernel.run(Of::<Q4_1>::new(self)),
+            (_, Format::Q5_0) => kernel.run(Of::<Q5_0>::new(self)),
+            (_, Format::Q5_1) => kernel.run(Of::<Q5_1>::new(self)),
+            (_, Format::Q8_0) => kernel.run(Of::<Q8_0>::new(self)),
+            _ => unreachable!("checked: codes meet quantized weights only"),
+        }
+    }
+}
+
+/// A [`MatMul`] of one format.
+struct Of<'a, C>(MatMul<'a>, PhantomData<C>);
+
+impl<'a, C> Of<'a, C> {
+    fn new(op: MatMul<'a>) -> Self {
+        Self(op, PhantomData)
+    }
+}
+
+impl<C: Codec> Op for Of<'_, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Output { data, stride, tokens } = self.output;
-        check(self.matrix, &self.tiles, self.input, self.output);
-        assert!(self.matrix.tiles() * TILE <= stride);
-        ask_for_first(s, self.matrix, &self.tiles);
-        let rows = self.input.rows_each();
-        for tile in self.tiles.clone() {
-            let weights = TileWeights::new(self.matrix, tile, &self.tiles, self.input, self.scratch);
+        let MatMul { matrix, tiles, input, output: Output { data, stride, tokens }, store, scratch } = self.0;
+        ask_for_first(s, matrix, &tiles);
+        let (x, rows) = (C::rows(input), input.rows_each());
+        for (index, tile) in tiles.clone().enumerate() {
+            let weights = TileWeights::new(matrix, tile, &tiles, input, scratch);
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
                 let parts = parts_of::<S>(group * rows);
                 for first in (0..TILE / S::LANES).step_by(parts) {
                     let mut sums = [s.splat(0.0); GROUP];
-                    product(s, &weights, first..first + parts, token * rows, group * rows, &mut sums);
+                    product::<S, C>(s, &weights, first..first + parts, x, token * rows, group * rows, &mut sums);
                     for part in 0..parts {
                         for i in 0..group {
                             let sum = of_token(s, &sums, rows, part * group + i);
                             // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a
                             // thread owns its tiles.
                             unsafe {
-                                let out = data.add((token + i) * stride + tile * TILE + (first + part) * S::LANES);
-                                let sum = if self.store == Store::Add { s.add(s.load(out), sum) } else { sum };
+                                let out = data.add((token + i) * stride + index * TILE + (first + part) * S::LANES);
+                                let sum = if store == Store::Add { s.add(s.load(out), sum) } else { sum };
                                 s.store(out, sum);
                             }
                         }
@@ -170,7 +197,7 @@ impl Op for MatMul<'_> {
     }
 }
 
-/// `out[t] = activation(gate · x[t]) ⊙ (up · x[t])`: the gated half of the MLP, fused.
+/// `out[t] = activation(gate · x[t]) ⊙ (up · x[t])`: the gated half of the MLP.
 pub struct GatedMatMul<'a> {
     /// `[intermediate, hidden]`
     pub gate: &'a Matrix,
@@ -184,64 +211,44 @@ pub struct GatedMatMul<'a> {
     pub input: Input<'a>,
     /// Begins with the first of `tiles`, which are written whole.
     pub output: Output,
-    /// As in [`MatMul`].
+    /// The first as in [`MatMul`], the other has room for products with `up`.
     pub scratch: &'a mut [Vec<f32>; 2],
 }
 
-impl Op for GatedMatMul<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Output { data, stride, tokens } = self.output;
-        check(self.gate, &self.tiles, self.input, self.output);
-        check(self.up, &self.tiles, self.input, self.output);
-        let [gate_scratch, up_scratch] = self.scratch;
-        ask_for_first(s, self.gate, &self.tiles);
-        ask_for_first(s, self.up, &self.tiles);
-        let rows = self.input.rows_each();
-        for tile in self.tiles.clone() {
-            let gate = TileWeights::new(self.gate, tile, &self.tiles, self.input, gate_scratch);
-            let up = TileWeights::new(self.up, tile, &self.tiles, self.input, up_scratch);
-            let column = (tile - self.tiles.start) * TILE;
-            let mut token = 0;
-            while token < tokens {
-                let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
-                let parts = parts_of::<S>(group * rows);
-                for first in (0..TILE / S::LANES).step_by(parts) {
-                    // One call for both: `product` is a lot of code, and all of it inlined.
-                    let mut sums = [[s.splat(0.0); GROUP]; 2];
-                    for (weights, sums) in [&gate, &up].into_iter().zip(&mut sums) {
-                        product(s, weights, first..first + parts, token * rows, group * rows, sums);
-                    }
-                    let [gates, ups] = sums;
-                    for part in 0..parts {
-                        for i in 0..group {
-                            let at = part * group + i;
-                            let (gate, up) = (of_token(s, &gates, rows, at), of_token(s, &ups, rows, at));
-                            let gated = s.mul(activate(s, self.activation, gate), up);
-                            let column = column + (first + part) * S::LANES;
-                            // SAFETY: as in `MatMul`.
-                            unsafe { s.store(data.add((token + i) * stride + column), gated) };
-                        }
-                    }
-                }
-                token += group;
+impl GatedMatMul<'_> {
+    /// Computes it on the instruction set of `kernel`, some tiles at a time: their products stay in the first-level cache.
+    pub fn run(self, kernel: Kernel) {
+        /// Floats of one product: 8 KiB of them.
+        const ASIDE: usize = 2048;
+        let Self { gate, up, activation, tiles, input, output, scratch: [scratch, ups] } = self;
+        let tokens = output.tokens;
+        let together = (ASIDE / TILE / tokens.max(1)).max(1);
+        check(gate, &tiles, input, output);
+        for start in tiles.clone().step_by(together) {
+            let part = start..(start + together).min(tiles.end);
+            let columns = part.len() * TILE;
+            ups.clear();
+            ups.resize(tokens * columns, 0.0);
+            // SAFETY: the tiles are inside the stride, as just checked.
+            let gated = unsafe { output.from_column((start - tiles.start) * TILE) };
+            let ups = Output { tokens, ..Output::new(ups, columns) };
+            for (matrix, output) in [(gate, gated), (up, ups)] {
+                MatMul { matrix, tiles: part.clone(), input, output, store: Store::Set, scratch }.run(kernel);
             }
+            kernel.run(Gate { activation, columns, gate: gated, up: ups });
         }
     }
 }
 
-/// `gate = activation(gate) ⊙ up`, where both products are there already: what
-/// [`GatedMatMul`] does to tokens that an adapter adds to in between.
+/// `gate = activation(gate) ⊙ up`, where both products are there already.
 pub struct Gate {
     /// What is applied to the gate.
     pub activation: Activation,
-    /// Tiles to compute.
-    pub tiles: Range<usize>,
+    /// Columns to compute, from the first of both on; a multiple of 16.
+    pub columns: usize,
     /// The gate's product, which the result replaces.
     pub gate: Output,
-    /// The other one, of the same shape.
+    /// The other one, of as many tokens.
     pub up: Output,
 }
 
@@ -250,14 +257,14 @@ impl Op for Gate {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (gate, up) = (self.gate, self.up);
-        assert!(self.tiles.end * TILE <= gate.stride && (up.stride, up.tokens) == (gate.stride, gate.tokens));
+        let Self { activation, columns, gate, up } = self;
+        assert!(columns <= gate.stride.min(up.stride) && columns.is_multiple_of(TILE) && up.tokens == gate.tokens);
         for token in 0..gate.tokens {
-            for at in (self.tiles.start * TILE..self.tiles.end * TILE).step_by(S::LANES) {
-                // SAFETY: just checked; a thread owns its tiles.
+            for at in (0..columns).step_by(S::LANES) {
+                // SAFETY: just checked; a thread owns its columns.
                 unsafe {
                     let (out, up) = (gate.data.add(token * gate.stride + at), up.data.add(token * up.stride + at));
-                    s.store(out, s.mul(activate(s, self.activation, s.load(out)), s.load(up)));
+                    s.store(out, s.mul(activate(s, activation, s.load(out)), s.load(up)));
                 }
             }
         }
@@ -303,14 +310,12 @@ fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>) {
     }
 }
 
-/// One tile and the activations that it meets.
+/// One tile.
 struct TileWeights<'a> {
-    format: Format,
     bytes: &'a [u8],
     columns: usize,
     /// Bytes from this tile to the end of the tiles that are multiplied: what may be asked for.
     left: usize,
-    input: Input<'a>,
 }
 
 impl<'a> TileWeights<'a> {
@@ -319,17 +324,15 @@ impl<'a> TileWeights<'a> {
     fn new(matrix: &'a Matrix, tile: usize, tiles: &Range<usize>, input: Input<'a>, scratch: &'a mut Vec<f32>) -> Self {
         let columns = matrix.columns();
         let left = (tiles.end - tile) * matrix.tile_bytes();
-        let (format, bytes) = match input {
+        let bytes = match input {
             Input::Float(_) if matrix.format().is_quantized() => {
                 dequantize_tile(matrix, tile, scratch);
                 // SAFETY: f32 has no padding, and u8 no alignment or invalid value.
-                (Format::F32, unsafe {
-                    std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), columns * TILE * size_of::<f32>())
-                })
+                unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), columns * TILE * size_of::<f32>()) }
             }
-            _ => (matrix.format(), &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()]),
+            _ => &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()],
         };
-        Self { format, bytes, columns, left, input }
+        Self { bytes, columns, left }
     }
 }
 
@@ -348,45 +351,15 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
     }
 }
 
-/// `sums[p · group + i] = part p of parts · x[token + i]` for i < group, where two rows of one token count as two.
-#[inline(always)]
-fn product<S: Simd>(
-    s: S,
-    tile: &TileWeights,
-    parts: Range<usize>,
-    token: usize,
-    group: usize,
-    sums: &mut [S::F; GROUP],
-) {
-    // The first tokens, and of a tile's parts the first, bring the weights into the cache.
-    let ask = if token == 0 && parts.start == 0 { tile.left } else { 0 };
-    match tile.input {
-        Input::Codes(x) | Input::Fine(x) => {
-            let blocks = tile.columns / BLOCK;
-            let x = &x[token * blocks..(token + group) * blocks];
-            match tile.format {
-                Format::Q8_0 => by_group::<S, Q8_0>(s, tile, parts, x, ask, group, sums),
-                Format::Q4_0 => by_group::<S, Q4_0>(s, tile, parts, x, ask, group, sums),
-                Format::Q4_1 => by_group::<S, Q4_1>(s, tile, parts, x, ask, group, sums),
-                Format::Q5_0 => by_group::<S, Q5_0>(s, tile, parts, x, ask, group, sums),
-                Format::Q5_1 => by_group::<S, Q5_1>(s, tile, parts, x, ask, group, sums),
-                _ => unreachable!("checked: codes meet quantized weights only"),
-            }
-        }
-        Input::Float(x) => {
-            let x = &x[token * tile.columns..(token + group) * tile.columns];
-            match tile.format {
-                Format::F16 => by_group::<S, F16>(s, tile, parts, x, ask, group, sums),
-                Format::BF16 => by_group::<S, BF16>(s, tile, parts, x, ask, group, sums),
-                _ => by_group::<S, F32>(s, tile, parts, x, ask, group, sums),
-            }
-        }
-    }
-}
-
 /// How one format multiplies: `P` parts of a tile, from part `first` on, with `T` rows.
 trait Codec {
+    /// Activations of [`Codec::COLUMNS`] columns.
     type X;
+    const COLUMNS: usize;
+
+    /// Rows of them, where `input` is of this kind.
+    fn rows(input: Input<'_>) -> &[Self::X];
+
     /// Of the bytes from `tile` on, those from [`AHEAD`] to `ask` may be asked for.
     ///
     /// # Safety
@@ -401,24 +374,28 @@ trait Codec {
     ) -> [[S::F; T]; P];
 }
 
-/// Calls the instance of `C::dot` for the numbers of parts and rows.
+/// `sums[p · group + i] = part p of parts · x[row + i]` for i < group.
 #[inline(always)]
-fn by_group<S: Simd, C: Codec>(
+fn product<S: Simd, C: Codec>(
     s: S,
     tile: &TileWeights,
     parts: Range<usize>,
     x: &[C::X],
-    ask: usize,
+    row: usize,
     group: usize,
     sums: &mut [S::F; GROUP],
 ) {
-    let (bytes, columns, x) = (tile.bytes.as_ptr(), tile.columns, x.as_ptr());
+    // The first rows, and of a tile's parts the first, bring the weights into the cache.
+    let ask = if row == 0 && parts.start == 0 { tile.left } else { 0 };
+    let (bytes, columns) = (tile.bytes.as_ptr(), tile.columns);
+    let width = columns / C::COLUMNS;
+    let x = x[row * width..(row + group) * width].as_ptr();
     macro_rules! tokens {
         ($n:literal) => {
             tokens!($n, 1)
         };
         ($n:literal, $parts:literal) => {{
-            // SAFETY: `product` cut x to the group's rows, TileWeights holds a whole tile, and the parts are in it.
+            // SAFETY: x has just been cut to the group's rows, TileWeights holds a whole tile, and the parts are in it.
             let products = unsafe { C::dot::<S, $n, $parts>(s, bytes, parts.start, columns, x, ask) };
             sums[..$n * $parts].copy_from_slice(products.as_flattened());
         }};
@@ -431,8 +408,8 @@ fn by_group<S: Simd, C: Codec>(
         (4, 2) if TILE / S::LANES == 4 => tokens!(2, 4),
         (1, 1) => tokens!(1),
         (1, 2) => tokens!(2),
-        (1, 3) => tokens!(3),
-        (1, 4) => tokens!(4),
+        (1, 3) if S::ACCUMULATORS > 2 => tokens!(3),
+        (1, 4) if S::ACCUMULATORS > 2 => tokens!(4),
         (1, 5) if S::ACCUMULATORS > 4 => tokens!(5),
         (1, 6) if S::ACCUMULATORS > 4 => tokens!(6),
         (1, 7) if S::ACCUMULATORS > 4 => tokens!(7),
@@ -454,22 +431,22 @@ trait Quantized {
     unsafe fn four_columns<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W;
 }
 
-/// Rows of [`ActivationBlock`]s, of which one block at a time is multiplied.
+/// One block of each row of activations.
 #[derive(Clone, Copy)]
-struct Column<const T: usize> {
-    /// The first row's block.
-    first: *const ActivationBlock,
-    /// Blocks in a row.
+struct Column {
+    /// The first row's.
+    block: *const ActivationBlock,
+    /// Blocks from one row's to the next.
     stride: usize,
 }
 
-impl<const T: usize> Column<T> {
+impl Column {
     /// # Safety
-    /// `t < T`, and there are as many rows.
+    /// There are more than `row` rows.
     #[inline(always)]
-    unsafe fn block<'a>(self, t: usize) -> &'a ActivationBlock {
+    unsafe fn of<'a>(self, row: usize) -> &'a ActivationBlock {
         // SAFETY: as the caller promises.
-        unsafe { &*self.first.add(t * self.stride) }
+        unsafe { &*self.block.add(row * self.stride) }
     }
 }
 
@@ -480,7 +457,7 @@ unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     s: S,
     sums: &mut [[S::I; T]; P],
     codes: *const u8,
-    x: Column<T>,
+    x: Column,
     half: usize,
     group: usize,
 ) {
@@ -491,7 +468,7 @@ unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
             *weights = Q::four_columns(s, codes.add(part * S::LANES * 4), half, group);
         }
         for t in 0..T {
-            let x = s.splat4(x.block(t).codes.as_ptr().add(16 * half + 4 * group));
+            let x = s.splat4(x.of(t).codes.as_ptr().add(16 * half + 4 * group));
             for (sums, &w) in sums.iter_mut().zip(&weights) {
                 sums[t] = if Q::SIGNED { s.add_signed_products(sums[t], w, x) } else { s.add_products(sums[t], w, x) };
             }
@@ -506,7 +483,7 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     s: S,
     products: &mut [[S::F; T]; P],
     codes: *const u8,
-    x: Column<T>,
+    x: Column,
     half: usize,
 ) {
     let offset = if Q::SIGNED { S::SIGNED_OFFSET } else { Q::FORMAT.code_offset() };
@@ -514,7 +491,7 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     unsafe {
         let mut sums = [[s.whole(0); T]; P];
         for t in 0..T {
-            let init = -offset * x.block(t).code_sums[half];
+            let init = -offset * x.of(t).code_sums[half];
             for sums in &mut sums {
                 sums[t] = if Q::SIGNED { s.whole(init) } else { s.begin(init) };
             }
@@ -525,7 +502,7 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
         add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 2);
         add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 3);
         for t in 0..T {
-            let x = x.block(t);
+            let x = x.of(t);
             let (init, scale) = (-offset * x.code_sums[half], s.splat(x.scales[half]));
             for (products, sums) in products.iter_mut().zip(&sums) {
                 let sum = s.to_float(if Q::SIGNED { sums[t] } else { s.finish(sums[t], init) });
@@ -537,6 +514,14 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 
 impl<Q: Quantized> Codec for Q {
     type X = ActivationBlock;
+    const COLUMNS: usize = BLOCK;
+
+    fn rows(input: Input<'_>) -> &[ActivationBlock] {
+        match input {
+            Input::Codes(x) | Input::Fine(x) => x,
+            Input::Float(_) => unreachable!("as `MatMul::run` has it"),
+        }
+    }
 
     /// For each block: two exact integer dot products of 16 columns, then
     /// `acc = fma(i₁·x₁ + i₀·x₀, d, acc)` and, with minima, `acc = fma(m, Σx, acc)`.
@@ -562,7 +547,7 @@ impl<Q: Quantized> Codec for Q {
                         s.prefetch(record.wrapping_add(AHEAD + line * LINE));
                     }
                 }
-                let x = Column { first: x.add(block), stride };
+                let x = Column { block: x.add(block), stride };
                 let codes = record.add(Q::FORMAT.codes_at() + first * S::LANES * 4);
                 let mut products = [[s.splat(0.0); T]; P];
                 add_half::<S, Q, T, P>(s, &mut products, codes, x, 0);
@@ -574,7 +559,7 @@ impl<Q: Quantized> Codec for Q {
                     for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
                         *sum = s.fma(product, d, *sum);
                         if Q::FORMAT.has_min() {
-                            *sum = s.fma(m, s.splat(x.block(t).sum), *sum);
+                            *sum = s.fma(m, s.splat(x.of(t).sum), *sum);
                         }
                     }
                 }
@@ -649,6 +634,14 @@ macro_rules! float {
 
         impl Codec for $name {
             type X = f32;
+            const COLUMNS: usize = 1;
+
+            fn rows(input: Input<'_>) -> &[f32] {
+                match input {
+                    Input::Float(x) => x,
+                    _ => unreachable!("as `MatMul::run` has it"),
+                }
+            }
 
             /// `acc = fma(w, x, acc)`, column by column.
             #[inline(always)]

@@ -13,7 +13,8 @@ const N: usize = 16;
 // SAFETY: no features are assumed; pointers are read and written as the trait says.
 unsafe impl Simd for Scalar {
     const LANES: usize = N;
-    const ACCUMULATORS: usize = 4;
+    // No registers: the fewest that kernels take, as each number of rows is compiled by itself.
+    const ACCUMULATORS: usize = 2;
     type F = [f32; N];
     type I = [i32; N];
     type W = [[u8; 4]; N];

@@ -73,7 +73,7 @@ fn multiply(kernel: Kernel, matrix: &Matrix, x: &[f32], exact: bool, store: Stor
     let input = if quantized.is_empty() { Input::Float(x) } else { Input::Codes(&quantized) };
     let output = Output::new(&mut out, stride);
     let scratch = &mut Vec::new();
-    kernel.run(MatMul { matrix, tiles: 0..matrix.tiles(), input, output, store, scratch });
+    MatMul { matrix, tiles: 0..matrix.tiles(), input, output, store, scratch }.run(kernel);
     out.into_iter().map(f32::to_bits).collect()
 }
 
@@ -133,7 +133,7 @@ fn fine_products_are_sums_of_two() {
                 let mut out = vec![0.0; tokens * stride];
                 let (output, scratch) = (Output::new(&mut out, stride), &mut Vec::new());
                 let (tiles, input, store) = (0..matrix.tiles(), Input::Fine(&codes), Store::Set);
-                kernel.run(MatMul { matrix, tiles, input, output, store, scratch });
+                MatMul { matrix, tiles, input, output, store, scratch }.run(kernel);
                 for (index, value) in out.iter().enumerate() {
                     assert_eq!(value.to_bits(), sum(index / stride, index % stride), "{kernel:?} {format:?} {index}");
                 }
@@ -206,7 +206,7 @@ fn gated_products_have_the_same_bits() {
                     let output = Output::new(&mut out, rows);
                     let scratch = &mut Default::default();
                     let (gate, up) = (&gate, &up);
-                    kernel.run(GatedMatMul { gate, up, activation, tiles: 0..3, input, output, scratch });
+                    GatedMatMul { gate, up, activation, tiles: 0..3, input, output, scratch }.run(kernel);
                     out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
                 let expected = gated(scalar);

@@ -75,7 +75,9 @@ impl Engine {
             let scratch = unsafe { &mut workers.get(worker).tiles[0] };
             for together in tiles[cut.tiles(job)].chunk_by(|a, b| a + 1 == *b) {
                 let tiles = together[0]..together[0] + together.len();
-                kernel.run(MatMul { matrix, tiles, input, output, store: Store::Set, scratch });
+                // SAFETY: tiles end within the stride.
+                let output = unsafe { output.from_column(tiles.start * TILE) };
+                MatMul { matrix, tiles, input, output, store: Store::Set, scratch }.run(kernel);
             }
         });
     }

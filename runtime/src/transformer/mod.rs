@@ -476,7 +476,7 @@ impl Engine {
                     let blocks = start..(start + (ASIDE / n).max(1)).min(blocks.end);
                     let width = blocks.len() * BLOCK;
                     let aside = room(aside, n * width);
-                    kernel.run(GatedMatMul {
+                    GatedMatMul {
                         gate: gate.matrix,
                         up: up.matrix,
                         activation,
@@ -484,31 +484,35 @@ impl Engine {
                         input: inputs.0,
                         output: Output::new(aside, width),
                         scratch,
-                    });
+                    }
+                    .run(kernel);
                     aside.chunks_exact(width).enumerate().for_each(|(row, floats)| encode(floats, row, &blocks));
                 }
                 return;
             }
             let tiles = blocks.start * WIDE..(blocks.end * WIDE).min(tiles);
             for Span { rows, adapted } in spans {
-                let (input, output) = (inputs.0.rows(rows.clone(), columns), output.rows(rows.clone()));
+                let (input, whole) = (inputs.0.rows(rows.clone(), columns), output.rows(rows.clone()));
                 let tiles = tiles.clone();
+                // SAFETY: the tiles begin and end within the stride.
+                let output = unsafe { whole.from_column(tiles.start * TILE) };
                 if !adapted {
                     let (gate, up) = (gate.matrix, up.matrix);
-                    // SAFETY: the tiles begin and end within the stride.
-                    let output = unsafe { output.from_column(tiles.start * TILE) };
-                    kernel.run(GatedMatMul { gate, up, activation, tiles, input, output, scratch });
+                    GatedMatMul { gate, up, activation, tiles, input, output, scratch }.run(kernel);
                     continue;
                 }
-                let ups = ups.rows(rows.clone());
-                for (slot, (linear, output)) in [(gate, output), (up, ups)].into_iter().enumerate() {
+                let whole_ups = ups.rows(rows.clone());
+                // SAFETY: as above.
+                let ups = unsafe { whole_ups.from_column(tiles.start * TILE) };
+                let both = [(gate, output, whole), (up, ups, whole_ups)];
+                for (slot, (linear, output, whole)) in both.into_iter().enumerate() {
                     let (matrix, tiles, scratch) = (linear.matrix, tiles.clone(), &mut scratch[0]);
-                    kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch });
+                    MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch }.run(kernel);
                     if let Some(pair) = linear.pair {
-                        expand(kernel, pair, slot, reduced, tiles, rows.clone(), output);
+                        expand(kernel, pair, slot, reduced, tiles, rows.clone(), whole);
                     }
                 }
-                kernel.run(Gate { activation, tiles, gate: output, up: ups });
+                kernel.run(Gate { activation, columns: tiles.len() * TILE, gate: output, up: ups });
             }
             for row in (0..n).filter(|_| wanted.codes) {
                 // SAFETY: this job has just written these columns.
@@ -622,14 +626,16 @@ impl Engine {
                     let tiles = from - first..to.min(end) - first;
                     // SAFETY: this job's worker; tiles of jobs are disjoint. Matrices begin at
                     // whole tiles of the row: head_dim is a multiple of 16.
-                    let (scratch, output) =
-                        unsafe { (&mut workers.get(worker).tiles[0], base.from_column(first * TILE)) };
+                    let (scratch, whole, output) = unsafe {
+                        let whole = base.from_column(first * TILE);
+                        (&mut workers.get(worker).tiles[0], whole, whole.from_column(tiles.start * TILE))
+                    };
                     let input = input(matrix, exact, rows, codes);
-                    kernel.run(MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch });
+                    MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch }.run(kernel);
                     for span in spans.iter().filter(|span| span.adapted) {
                         let Some(pair) = pair else { break };
                         let rows = span.rows.clone();
-                        expand(kernel, pair, slot, reduced, tiles.clone(), rows.clone(), output.rows(rows));
+                        expand(kernel, pair, slot, reduced, tiles.clone(), rows.clone(), whole.rows(rows));
                     }
                     from = to.min(end);
                 }

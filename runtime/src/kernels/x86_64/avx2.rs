@@ -203,9 +203,8 @@ unsafe impl Simd for Avx2 {
     }
 }
 
-/// `x`, of which the compiler now knows nothing, and which is there before what comes after it. Sixteen registers are few:
-/// left to itself, LLVM (here of Rust 1.95) adds in another order, for which it keeps most of the weights and activations of a
-/// block in memory, and products take half as long again.
+/// `x`, computed before whatever comes after this, as the compiler must think. Left to itself, LLVM (of Rust 1.95) adds in
+/// another order, for which it keeps most of a block's weights and activations in memory: sixteen registers are few.
 #[inline]
 #[target_feature(enable = "avx")]
 fn in_order(mut x: __m256i) -> __m256i {
