@@ -16,6 +16,10 @@ use crate::quant::{BLOCK, Format, Matrix, TILE};
 /// Most tokens that share a load of weights.
 const GROUP: usize = 8;
 
+/// Tiles that are multiplied with a single row of activations at the same time, from places that are far apart: memory
+/// brings more cache lines at once for several streams than for one.
+const STREAMS: usize = 4;
+
 /// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
 /// starts late and stops at the end of a page of memory. Later tokens find them in the cache.
 const AHEAD: usize = 4096;
@@ -166,11 +170,24 @@ impl<C: Codec> Op for Of<'_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let MatMul { matrix, tiles, input, output: Output { data, stride, tokens }, store, scratch } = self.0;
-        ask_for_first(s, matrix, &tiles);
+        let MatMul { matrix, tiles, input, output, store, scratch } = self.0;
         let (x, rows) = (C::rows(input), input.rows_each());
-        for (index, tile) in tiles.clone().enumerate() {
-            let weights = TileWeights::new(matrix, tile, &tiles, input, scratch);
+        let dequantized = matches!(input, Input::Float(_)) && matrix.format().is_quantized();
+        let place = Place { output, first: tiles.start, store };
+        let tokens = output.tokens;
+        let mut rest = tiles.clone();
+        if tokens * rows == 1 && !dequantized && tiles.len() >= STREAMS {
+            let each = tiles.len() / STREAMS;
+            ask_for_first(s, matrix, &tiles, each);
+            for index in 0..each {
+                let left = (each - index) * matrix.tile_bytes();
+                streams::<S, C>(s, matrix, tiles.start + index, each, x, left, place);
+            }
+            rest.start += each * STREAMS;
+        }
+        ask_for_first(s, matrix, &rest, 0);
+        for tile in rest.clone() {
+            let weights = TileWeights::new(matrix, tile, &rest, dequantized, scratch);
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
@@ -181,19 +198,63 @@ impl<C: Codec> Op for Of<'_, C> {
                     for part in 0..parts {
                         for i in 0..group {
                             let sum = of_token(s, &sums, rows, part * group + i);
-                            // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a
-                            // thread owns its tiles.
-                            unsafe {
-                                let out = data.add((token + i) * stride + index * TILE + (first + part) * S::LANES);
-                                let sum = if store == Store::Add { s.add(s.load(out), sum) } else { sum };
-                                s.store(out, sum);
-                            }
+                            // SAFETY: `check` bounds tiles by the stride and tokens by the rows.
+                            unsafe { place.put(s, tile, first + part, token + i, sum) };
                         }
                     }
                 }
                 token += group;
             }
         }
+    }
+}
+
+/// Where sums go.
+#[derive(Clone, Copy)]
+struct Place {
+    output: Output,
+    /// The tile that the output begins with.
+    first: usize,
+    store: Store,
+}
+
+impl Place {
+    /// # Safety
+    /// The tile is one of those that the output has room for, and this thread's own; the token is one of the output's.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(self, s: S, tile: usize, part: usize, token: usize, sum: S::F) {
+        let column = (tile - self.first) * TILE + part * S::LANES;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let out = self.output.data.add(token * self.output.stride + column);
+            s.store(out, if self.store == Store::Add { s.add(s.load(out), sum) } else { sum });
+        }
+    }
+}
+
+/// One row of activations with [`STREAMS`] tiles, each `each` after the one before. Of the bytes from each on, `left` are to
+/// be multiplied.
+#[inline(always)]
+fn streams<S: Simd, C: Codec>(s: S, matrix: &Matrix, tile: usize, each: usize, x: &[C::X], left: usize, place: Place) {
+    assert!(tile + (STREAMS - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == matrix.columns());
+    let (bytes, apart) = (matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr(), each * matrix.tile_bytes());
+    macro_rules! parts {
+        ($parts:literal) => {
+            // SAFETY: just checked, and `check` bounds tiles by the stride.
+            unsafe {
+                let sums = C::dot::<S, 1, $parts, STREAMS>(s, bytes, apart, 0, matrix.columns(), x.as_ptr(), left);
+                for (stream, parts) in sums.iter().enumerate() {
+                    for (part, &[sum]) in parts.iter().enumerate() {
+                        place.put(s, tile + stream * each, part, 0, sum);
+                    }
+                }
+            }
+        };
+    }
+    match TILE / S::LANES {
+        1 => parts!(1),
+        2 => parts!(2),
+        _ => parts!(4),
     }
 }
 
@@ -301,12 +362,16 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     }
 }
 
-/// Asks for the first [`AHEAD`] bytes of `tiles`; [`Codec::dot`] asks for the rest, where weights are codes.
+/// Asks for the first [`AHEAD`] bytes of `tiles`, or as many in all of [`STREAMS`] places that are `each` tiles apart;
+/// [`Codec::dot`] asks for the rest, where weights are codes.
 #[inline(always)]
-fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>) {
-    let start = matrix.bytes().as_ptr().wrapping_add(tiles.start * matrix.tile_bytes());
-    for at in (0..AHEAD.min(tiles.len() * matrix.tile_bytes())).step_by(LINE) {
-        s.prefetch(start.wrapping_add(at));
+fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>, each: usize) {
+    let streams = if each == 0 { 1 } else { STREAMS };
+    for stream in 0..streams {
+        let start = matrix.bytes().as_ptr().wrapping_add((tiles.start + stream * each) * matrix.tile_bytes());
+        for at in (0..(AHEAD / streams).min(tiles.len() * matrix.tile_bytes())).step_by(LINE) {
+            s.prefetch(start.wrapping_add(at));
+        }
     }
 }
 
@@ -319,18 +384,23 @@ struct TileWeights<'a> {
 }
 
 impl<'a> TileWeights<'a> {
-    /// The tile as stored; or, where the input is f32 and the weights are codes, as f32.
+    /// The tile as stored or, if so wanted, as f32.
     #[inline(always)]
-    fn new(matrix: &'a Matrix, tile: usize, tiles: &Range<usize>, input: Input<'a>, scratch: &'a mut Vec<f32>) -> Self {
+    fn new(
+        matrix: &'a Matrix,
+        tile: usize,
+        tiles: &Range<usize>,
+        dequantized: bool,
+        scratch: &'a mut Vec<f32>,
+    ) -> Self {
         let columns = matrix.columns();
         let left = (tiles.end - tile) * matrix.tile_bytes();
-        let bytes = match input {
-            Input::Float(_) if matrix.format().is_quantized() => {
-                dequantize_tile(matrix, tile, scratch);
-                // SAFETY: f32 has no padding, and u8 no alignment or invalid value.
-                unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), columns * TILE * size_of::<f32>()) }
-            }
-            _ => &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()],
+        let bytes = if dequantized {
+            dequantize_tile(matrix, tile, scratch);
+            // SAFETY: f32 has no padding, and u8 no alignment or invalid value.
+            unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), columns * TILE * size_of::<f32>()) }
+        } else {
+            &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()]
         };
         Self { bytes, columns, left }
     }
@@ -351,7 +421,7 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
     }
 }
 
-/// How one format multiplies: `P` parts of a tile, from part `first` on, with `T` rows.
+/// How one format multiplies: `P` parts, from part `first` on, of `N` tiles with `T` rows.
 trait Codec {
     /// Activations of [`Codec::COLUMNS`] columns.
     type X;
@@ -360,18 +430,19 @@ trait Codec {
     /// Rows of them, where `input` is of this kind.
     fn rows(input: Input<'_>) -> &[Self::X];
 
-    /// Of the bytes from `tile` on, those from [`AHEAD`] to `ask` may be asked for.
+    /// Each tile begins `apart` bytes after the one before. Of the bytes from each on, `ask` may be asked for.
     ///
     /// # Safety
-    /// `tile` holds a whole tile of `columns`, `x` as many rows; `first + P` is at most `TILE / S::LANES`.
-    unsafe fn dot<S: Simd, const T: usize, const P: usize>(
+    /// At these places are whole tiles of `columns`, in `x` as many rows; `first + P` is at most `TILE / S::LANES`.
+    unsafe fn dot<S: Simd, const T: usize, const P: usize, const N: usize>(
         s: S,
         tile: *const u8,
+        apart: usize,
         first: usize,
         columns: usize,
         x: *const Self::X,
         ask: usize,
-    ) -> [[S::F; T]; P];
+    ) -> [[[S::F; T]; P]; N];
 }
 
 /// `sums[p · group + i] = part p of parts · x[row + i]` for i < group.
@@ -396,7 +467,7 @@ fn product<S: Simd, C: Codec>(
         };
         ($n:literal, $parts:literal) => {{
             // SAFETY: x has just been cut to the group's rows, TileWeights holds a whole tile, and the parts are in it.
-            let products = unsafe { C::dot::<S, $n, $parts>(s, bytes, parts.start, columns, x, ask) };
+            let [products] = unsafe { C::dot::<S, $n, $parts, 1>(s, bytes, 0, parts.start, columns, x, ask) };
             sums[..$n * $parts].copy_from_slice(products.as_flattened());
         }};
     }
@@ -512,6 +583,35 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     }
 }
 
+/// Products of a block, added to `sums`.
+#[inline(always)]
+unsafe fn add_block<S: Simd, Q: Quantized, const T: usize, const P: usize>(
+    s: S,
+    sums: &mut [[S::F; T]; P],
+    record: *const u8,
+    first: usize,
+    x: Column,
+) {
+    // SAFETY: the caller points to a record, and has `T` rows; offsets inside the record follow its layout.
+    unsafe {
+        let codes = record.add(Q::FORMAT.codes_at() + first * S::LANES * 4);
+        let mut products = [[s.splat(0.0); T]; P];
+        add_half::<S, Q, T, P>(s, &mut products, codes, x, 0);
+        add_half::<S, Q, T, P>(s, &mut products, codes, x, 1);
+        for (part, (sums, products)) in sums.iter_mut().zip(&products).enumerate() {
+            let scales = record.cast::<u16>().add((first + part) * S::LANES);
+            let d = s.load_f16(scales);
+            let m = if Q::FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
+            for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
+                *sum = s.fma(product, d, *sum);
+                if Q::FORMAT.has_min() {
+                    *sum = s.fma(m, s.splat(x.of(t).sum), *sum);
+                }
+            }
+        }
+    }
+}
+
 impl<Q: Quantized> Codec for Q {
     type X = ActivationBlock;
     const COLUMNS: usize = BLOCK;
@@ -526,42 +626,31 @@ impl<Q: Quantized> Codec for Q {
     /// For each block: two exact integer dot products of 16 columns, then
     /// `acc = fma(i₁·x₁ + i₀·x₀, d, acc)` and, with minima, `acc = fma(m, Σx, acc)`.
     #[inline(always)]
-    unsafe fn dot<S: Simd, const T: usize, const P: usize>(
+    unsafe fn dot<S: Simd, const T: usize, const P: usize, const N: usize>(
         s: S,
         tile: *const u8,
+        apart: usize,
         first: usize,
         columns: usize,
         x: *const ActivationBlock,
         ask: usize,
-    ) -> [[S::F; T]; P] {
+    ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = columns / BLOCK;
-        let mut sums = [[s.splat(0.0); T]; P];
+        let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
-            // SAFETY: block < columns / 32, so the record lies in the tile and x's blocks in
-            // their rows; offsets inside the record follow its layout.
+            let at = block * record_bytes;
+            // SAFETY: block < columns / 32, so the record lies in the tile and x's blocks in their rows.
             unsafe {
-                let record = tile.add(block * record_bytes);
-                if block * record_bytes + AHEAD < ask {
-                    for line in 0..record_bytes.div_ceil(LINE) {
-                        s.prefetch(record.wrapping_add(AHEAD + line * LINE));
-                    }
-                }
                 let x = Column { block: x.add(block), stride };
-                let codes = record.add(Q::FORMAT.codes_at() + first * S::LANES * 4);
-                let mut products = [[s.splat(0.0); T]; P];
-                add_half::<S, Q, T, P>(s, &mut products, codes, x, 0);
-                add_half::<S, Q, T, P>(s, &mut products, codes, x, 1);
-                for (part, (sums, products)) in sums.iter_mut().zip(&products).enumerate() {
-                    let scales = record.cast::<u16>().add((first + part) * S::LANES);
-                    let d = s.load_f16(scales);
-                    let m = if Q::FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
-                    for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
-                        *sum = s.fma(product, d, *sum);
-                        if Q::FORMAT.has_min() {
-                            *sum = s.fma(m, s.splat(x.of(t).sum), *sum);
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let record = tile.add(n * apart + at);
+                    if at + AHEAD / N < ask {
+                        for line in 0..record_bytes.div_ceil(LINE) {
+                            s.prefetch(record.wrapping_add(AHEAD / N + line * LINE));
                         }
                     }
+                    add_block::<S, Q, T, P>(s, sums, record, first, x);
                 }
             }
         }
@@ -645,23 +734,26 @@ macro_rules! float {
 
             /// `acc = fma(w, x, acc)`, column by column.
             #[inline(always)]
-            unsafe fn dot<S: Simd, const T: usize, const P: usize>(
+            unsafe fn dot<S: Simd, const T: usize, const P: usize, const N: usize>(
                 s: S,
                 tile: *const u8,
+                apart: usize,
                 first: usize,
                 columns: usize,
                 x: *const f32,
                 _ask: usize,
-            ) -> [[S::F; T]; P] {
-                let mut sums = [[s.splat(0.0); T]; P];
-                let weights = tile.cast::<$element>();
+            ) -> [[[S::F; T]; P]; N] {
+                let mut sums = [[[s.splat(0.0); T]; P]; N];
                 for column in 0..columns {
-                    // SAFETY: column < columns; the tile is [columns, 16].
-                    unsafe {
-                        for (part, sums) in sums.iter_mut().enumerate() {
-                            let w = s.$load(weights.add(column * TILE + (first + part) * S::LANES));
-                            for (t, sum) in sums.iter_mut().enumerate() {
-                                *sum = s.fma(w, s.splat(*x.add(t * columns + column)), *sum);
+                    for (n, sums) in sums.iter_mut().enumerate() {
+                        // SAFETY: column < columns; tiles are [columns, 16].
+                        unsafe {
+                            let weights = tile.add(n * apart).cast::<$element>().add(column * TILE + first * S::LANES);
+                            for (part, sums) in sums.iter_mut().enumerate() {
+                                let w = s.$load(weights.add(part * S::LANES));
+                                for (t, sum) in sums.iter_mut().enumerate() {
+                                    *sum = s.fma(w, s.splat(*x.add(t * columns + column)), *sum);
+                                }
                             }
                         }
                     }
