@@ -109,7 +109,7 @@ impl<'a> Input<'a> {
 /// would wait for all of them, and the others would ask for nothing.
 #[inline(always)]
 fn parts_of<S: Simd>(rows: usize) -> usize {
-    // All parts go together with one row or two: `by_group` has no instances for more.
+    // All parts go together with one row or two: `product` has no instances for more.
     const { assert!(S::ACCUMULATORS <= GROUP && (S::LANES == TILE || S::ACCUMULATORS * S::LANES < 3 * TILE)) };
     let parts = TILE / S::LANES;
     if parts * rows <= S::ACCUMULATORS { parts } else { 1 }
@@ -288,11 +288,12 @@ impl GatedMatMul<'_> {
         for start in tiles.clone().step_by(together) {
             let part = start..(start + together).min(tiles.end);
             let columns = part.len() * TILE;
-            ups.clear();
-            ups.resize(tokens * columns, 0.0);
+            if ups.len() < tokens * columns {
+                ups.resize(tokens * columns, 0.0);
+            }
             // SAFETY: the tiles are inside the stride, as just checked.
             let gated = unsafe { output.from_column((start - tiles.start) * TILE) };
-            let ups = Output { tokens, ..Output::new(ups, columns) };
+            let ups = Output::new(&mut ups[..tokens * columns], columns);
             for (matrix, output) in [(gate, gated), (up, ups)] {
                 MatMul { matrix, tiles: part.clone(), input, output, store: Store::Set, scratch }.run(kernel);
             }
