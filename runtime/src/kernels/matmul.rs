@@ -1,8 +1,8 @@
 //! Weights times activations: some tiles of a matrix with all tokens of a batch.
 //!
 //! One formula for every batch size: output (row, token) is accumulated over the columns
-//! from left to right in one lane. Several tokens share each load of weights, which is all
-//! that a larger batch changes.
+//! from left to right in one lane. Several tokens share each load of weights, and a single
+//! one meets several tiles at a time, which is all that the size of a batch changes.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -143,29 +143,29 @@ impl MatMul<'_> {
     pub fn run(self, kernel: Kernel) {
         check(self.matrix, &self.tiles, self.input, self.output);
         match (self.input, self.matrix.format()) {
-            (Input::Float(_), Format::F16) => kernel.run(Of::<F16>::new(self)),
-            (Input::Float(_), Format::BF16) => kernel.run(Of::<BF16>::new(self)),
-            (Input::Float(_), _) => kernel.run(Of::<F32>::new(self)),
-            (_, Format::Q4_0) => kernel.run(Of::<Q4_0>::new(self)),
-            (_, Format::Q4_1) => kernel.run(Of::<Q4_1>::new(self)),
-            (_, Format::Q5_0) => kernel.run(Of::<Q5_0>::new(self)),
-            (_, Format::Q5_1) => kernel.run(Of::<Q5_1>::new(self)),
-            (_, Format::Q8_0) => kernel.run(Of::<Q8_0>::new(self)),
+            (Input::Float(_), Format::F16) => kernel.run(InFormat::<F16>::new(self)),
+            (Input::Float(_), Format::BF16) => kernel.run(InFormat::<BF16>::new(self)),
+            (Input::Float(_), _) => kernel.run(InFormat::<F32>::new(self)),
+            (_, Format::Q4_0) => kernel.run(InFormat::<Q4_0>::new(self)),
+            (_, Format::Q4_1) => kernel.run(InFormat::<Q4_1>::new(self)),
+            (_, Format::Q5_0) => kernel.run(InFormat::<Q5_0>::new(self)),
+            (_, Format::Q5_1) => kernel.run(InFormat::<Q5_1>::new(self)),
+            (_, Format::Q8_0) => kernel.run(InFormat::<Q8_0>::new(self)),
             _ => unreachable!("checked: codes meet quantized weights only"),
         }
     }
 }
 
 /// A [`MatMul`] of one format.
-struct Of<'a, C>(MatMul<'a>, PhantomData<C>);
+struct InFormat<'a, C>(MatMul<'a>, PhantomData<C>);
 
-impl<'a, C> Of<'a, C> {
+impl<'a, C> InFormat<'a, C> {
     fn new(op: MatMul<'a>) -> Self {
         Self(op, PhantomData)
     }
 }
 
-impl<C: Codec> Op for Of<'_, C> {
+impl<C: Codec> Op for InFormat<'_, C> {
     type Output = ();
 
     #[inline(always)]
@@ -190,7 +190,7 @@ impl<C: Codec> Op for Of<'_, C> {
             let weights = TileWeights::new(matrix, tile, &rest, dequantized, scratch);
             let mut token = 0;
             while token < tokens {
-                let group = (tokens - token).min(S::ACCUMULATORS.min(GROUP) / rows);
+                let group = (tokens - token).min(S::ACCUMULATORS / rows);
                 let parts = parts_of::<S>(group * rows);
                 for first in (0..TILE / S::LANES).step_by(parts) {
                     let mut sums = [s.splat(0.0); GROUP];
@@ -198,7 +198,7 @@ impl<C: Codec> Op for Of<'_, C> {
                     for part in 0..parts {
                         for i in 0..group {
                             let sum = of_token(s, &sums, rows, part * group + i);
-                            // SAFETY: `check` bounds tiles by the stride and tokens by the rows.
+                            // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a thread owns its tiles.
                             unsafe { place.put(s, tile, first + part, token + i, sum) };
                         }
                     }
@@ -240,7 +240,7 @@ fn streams<S: Simd, C: Codec>(s: S, matrix: &Matrix, tile: usize, each: usize, x
     let (bytes, apart) = (matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr(), each * matrix.tile_bytes());
     macro_rules! parts {
         ($parts:literal) => {
-            // SAFETY: just checked, and `check` bounds tiles by the stride.
+            // SAFETY: just checked, and `check` bounds tiles by the stride; a thread owns its tiles.
             unsafe {
                 let sums = C::dot::<S, 1, $parts, STREAMS>(s, bytes, apart, 0, matrix.columns(), x.as_ptr(), left);
                 for (stream, parts) in sums.iter().enumerate() {
@@ -279,7 +279,7 @@ pub struct GatedMatMul<'a> {
 impl GatedMatMul<'_> {
     /// Computes it on the instruction set of `kernel`, some tiles at a time: their products stay in the first-level cache.
     pub fn run(self, kernel: Kernel) {
-        /// Floats of one product: 8 KiB of them.
+        /// Floats of one product, in 8 KiB.
         const ASIDE: usize = 2048;
         let Self { gate, up, activation, tiles, input, output, scratch: [scratch, ups] } = self;
         let tokens = output.tokens;

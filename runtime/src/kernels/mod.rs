@@ -1,9 +1,10 @@
 //! Arithmetic: every kernel once, generic over an instruction set, chosen at run time.
 //!
 //! An operation is a plain struct that holds its arguments and implements [`Op`];
-//! [`Kernel::run`] compiles it for each instruction set. `scalar` is the specification,
-//! and all others give its very bits (see [`Simd`]). A row's result depends on that row
-//! alone: not on how many rows are computed beside it, nor on how work is split.
+//! [`Kernel::run`] compiles it for each instruction set; larger ones, as [`matmul::MatMul`],
+//! consist of such. `scalar` is the specification, and all others give its very bits (see
+//! [`Simd`]). A row's result depends on that row alone: not on how many rows are computed
+//! beside it, nor on how work is split.
 //!
 //! Not here: threads (see [`crate::pool`]), the order of operations (see
 //! [`crate::transformer`]).

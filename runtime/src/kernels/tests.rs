@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::activations::{ActivationBlock, Quantize};
 use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, QUERIES, Softmax};
 use super::low_rank::ThinMatMul;
-use super::matmul::{GatedMatMul, Input, MatMul, Output, Store};
+use super::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
 use super::rows::{LogSumExp, RmsNorm, Rope};
 use super::{Kernel, Op};
 use crate::file::Activation;
@@ -49,6 +49,13 @@ fn matrix(format: Format, rows: usize, columns: usize, random: &mut Random) -> M
             let codes = std::array::from_fn(|i| match (row + block) % 5 {
                 0 => [0, mask][i % 2], // the extremes, side by side
                 1 if format == Format::Q8_0 => 128,
+                2 => {
+                    if format == Format::Q8_0 {
+                        127
+                    } else {
+                        mask
+                    }
+                } // the largest sums
                 _ => random.next() as u8 & mask,
             });
             let scale = half::f16::from_f32(random.float() * if row % 7 == 0 { 1000.0 } else { 0.01 }).to_bits();
@@ -94,6 +101,10 @@ fn products_have_the_same_bits() {
                 let mut x = random.floats(tokens * columns, 3.0);
                 x[0] = 1e30; // one overflowing scale must not disturb other rows
                 x[columns / 2] = f32::MIN_POSITIVE / 8.0;
+                // The largest sums, of either sign.
+                for (token, value) in [(1, 2.0), (2, -2.0)] {
+                    x.chunks_exact_mut(columns).skip(token).take(1).for_each(|row| row.fill(value));
+                }
                 for (exact, store) in [(false, Store::Set), (false, Store::Add), (true, Store::Set)] {
                     let expected = multiply(scalar, &matrix, &x, exact, store);
                     for &kernel in &others {
@@ -112,6 +123,43 @@ fn products_have_the_same_bits() {
     }
 }
 
+/// Some tiles of a matrix, in rows that are wider than they, are what they are in the whole; nothing else is written.
+#[test]
+fn tiles_of_a_part() {
+    let mut random = Random(12);
+    for format in [Format::Q4_1, Format::Q8_0, Format::F16] {
+        let columns = 64;
+        let matrix = &matrix(format, 150, columns, &mut random);
+        let whole = matrix.tiles() * TILE;
+        for tokens in [1, 3] {
+            let x = random.floats(tokens * columns, 1.0);
+            for kernel in Kernel::available() {
+                let codes = codes(kernel, &x, columns);
+                let input = if format.is_quantized() { Input::Codes(&codes) } else { Input::Float(&x) };
+                for store in [Store::Set, Store::Add] {
+                    let expected = multiply(kernel, matrix, &x, false, store);
+                    for tiles in [0..4, 3..10, 2..3] {
+                        let stride = 11 * TILE;
+                        let mut out = vec![1.5f32; tokens * stride];
+                        let output = Output::new(&mut out, stride);
+                        MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch: &mut Vec::new() }
+                            .run(kernel);
+                        for (token, row) in out.chunks(stride).enumerate() {
+                            let (written, rest) = row.split_at(tiles.len() * TILE);
+                            let expected = &expected[token * whole + tiles.start * TILE..][..written.len()];
+                            assert!(
+                                written.iter().map(|x| x.to_bits()).eq(expected.iter().copied()),
+                                "{kernel:?} {tiles:?}"
+                            );
+                            assert!(rest.iter().all(|&x| x == 1.5), "{kernel:?} {tiles:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Two rows of codes for a token give, on every instruction set, the very sum of their products.
 #[test]
 fn fine_products_are_sums_of_two() {
@@ -120,7 +168,7 @@ fn fine_products_are_sums_of_two() {
     for format in [Format::Q4_1, Format::Q5_0, Format::Q8_0] {
         for tokens in [1, 2, 11] {
             let columns = 96;
-            let matrix = &matrix(format, 37, columns, &mut random);
+            let matrix = &matrix(format, 150, columns, &mut random);
             let stride = matrix.tiles() * TILE;
             // Rows of a token and of its rest, one after the other: any rows will do.
             let rows = random.floats(2 * tokens * columns, 1.0);
@@ -189,7 +237,8 @@ fn gated_products_have_the_same_bits() {
     let (scalar, others) = kernels();
     let mut random = Random(3);
     for format in [Format::Q4_1, Format::Q8_0, Format::F16] {
-        let (rows, columns) = (48, 64);
+        // With nine tokens more tiles than are done at once.
+        let (rows, columns, tiles) = (320, 64, 1..20);
         let (gate, up) = (matrix(format, rows, columns, &mut random), matrix(format, rows, columns, &mut random));
         for activation in [Activation::Silu, Activation::GeluTanh] {
             for (tokens, fine) in [(1, false), (2, false), (3, false), (9, false), (1, true), (2, true), (5, true)] {
@@ -206,8 +255,23 @@ fn gated_products_have_the_same_bits() {
                     let mut out = vec![0.0; tokens * rows];
                     let output = Output::new(&mut out, rows);
                     let scratch = &mut Default::default();
-                    let (gate, up) = (&gate, &up);
-                    GatedMatMul { gate, up, activation, tiles: 0..3, input, output, scratch }.run(kernel);
+                    let tiles = tiles.clone();
+                    GatedMatMul { gate: &gate, up: &up, activation, tiles: tiles.clone(), input, output, scratch }
+                        .run(kernel);
+                    // The same in three steps.
+                    let columns = tiles.len() * TILE;
+                    let mut products = [&gate, &up].map(|matrix| {
+                        let mut out = vec![0.0; tokens * columns];
+                        let (tiles, output) = (tiles.clone(), Output::new(&mut out, columns));
+                        MatMul { matrix, tiles, input, output, store: Store::Set, scratch: &mut Vec::new() }
+                            .run(kernel);
+                        out
+                    });
+                    let [gate, up] = products.each_mut().map(|product| Output::new(product, columns));
+                    kernel.run(Gate { activation, columns, gate, up });
+                    for (row, expected) in out.chunks(rows).zip(products[0].chunks(columns)) {
+                        assert_eq!(&row[..columns], expected, "{kernel:?} {format:?} {tokens}");
+                    }
                     out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
                 let expected = gated(scalar);

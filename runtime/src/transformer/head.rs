@@ -68,6 +68,7 @@ impl Engine {
     ) {
         let input = input(matrix, self.precision == Precision::Exact, rows, codes);
         let (kernel, workers, tiles) = (self.kernel, &self.workers, &self.scratch.tiles);
+        assert!(matrix.tiles() * TILE <= stride);
         let cut = Cut::new(tiles.len(), self.pool.threads());
         let output = Output::new(out, stride);
         self.pool.run(cut.jobs(), |job, worker| {

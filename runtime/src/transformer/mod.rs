@@ -428,7 +428,7 @@ impl Engine {
     }
 
     /// `inner = activation(gate · rows) ⊙ up · rows`. On adapted rows what the pairs add comes
-    /// between the products and the activation; on all others it is one fused pass. Where only codes are wanted, some
+    /// between the products and the activation; on all others it follows at once. Where only codes are wanted, some
     /// columns at a time are computed aside and become codes while they are in the thread's own cache.
     fn gated(
         &mut self,
@@ -448,9 +448,10 @@ impl Engine {
         let exact = self.precision == Precision::Exact;
         let inputs = (input(gate.matrix, exact, rows, codes), input(up.matrix, exact, rows, codes));
         let split = gate.pair.is_some() || up.pair.is_some();
-        // Gate and up share one pass where they are stored alike, which converters see to.
+        // Gate and up share an input where they are stored alike, which converters see to.
         let float = |input| matches!(input, Input::Float(_));
         assert!(float(inputs.0) == float(inputs.1), "checked when the model was opened");
+        assert!(gate.matrix.tiles().max(up.matrix.tiles()) * TILE <= intermediate);
         let output = Output::new(inner, intermediate);
         let n = output.tokens;
         let ups = if split { &mut self.scratch.ups[..n * intermediate] } else { &mut [] };
@@ -615,6 +616,7 @@ impl Engine {
         let (kernel, workers) = (self.kernel, &self.workers);
         let (reduced, spans) = (&self.scratch.reduced[..], &self.scratch.spans[..]);
         let total: usize = linears.iter().map(|linear| linear.matrix.tiles()).sum();
+        assert!(total * TILE <= stride);
         let cut = Cut::new(total, self.pool.threads());
         let base = Output { tokens, ..Output::new(out, stride) };
         self.pool.run(cut.jobs(), |job, worker| {

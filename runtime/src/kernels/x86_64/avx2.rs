@@ -203,8 +203,8 @@ unsafe impl Simd for Avx2 {
     }
 }
 
-/// `x`, computed before whatever comes after this, as the compiler must think. Left to itself, LLVM (of Rust 1.95) adds in
-/// another order, for which it keeps most of a block's weights and activations in memory: sixteen registers are few.
+/// `x`, after all that went through this before. Left to itself, LLVM (of Rust 1.95) adds in another order, for which it keeps
+/// most of a block's weights and activations in memory: sixteen registers are few. The feature is that of the register.
 #[inline]
 #[target_feature(enable = "avx")]
 fn in_order(mut x: __m256i) -> __m256i {
