@@ -26,7 +26,7 @@ pub struct ThinMatMul<'a> {
     pub x_stride: usize,
     /// Factor on the product.
     pub scale: f32,
-    /// Row stride at least `16 · matrix.tiles()`. Tiles are written whole.
+    /// Begins with the first of `tiles`, which are written whole.
     pub output: Output,
     /// Set or add.
     pub store: Store,
@@ -38,7 +38,7 @@ impl Op for ThinMatMul<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Output { stride, tokens, .. } = self.output;
-        assert!(self.tiles.end <= self.matrix.tiles() && self.matrix.tiles() * TILE <= stride);
+        assert!(self.tiles.end <= self.matrix.tiles() && self.tiles.len() * TILE <= stride);
         assert!(self.matrix.columns() <= self.x_stride && self.x.len() == tokens * self.x_stride);
         match self.matrix.format() {
             Format::F32 => by_tokens::<S, F32>(s, &self),
@@ -110,7 +110,8 @@ unsafe fn dot<S: Simd, E: Element, const T: usize>(s: S, op: &ThinMatMul, tile: 
         }
         for (t, &[a, b, c, d]) in sums.iter().enumerate() {
             let sum = s.mul(s.add(s.add(a, b), s.add(c, d)), s.splat(op.scale));
-            let out = op.output.data.add((token + t) * op.output.stride + tile * TILE + half * S::LANES);
+            let out =
+                op.output.data.add((token + t) * op.output.stride + (tile - op.tiles.start) * TILE + half * S::LANES);
             s.store(out, if op.store == Store::Add { s.add(s.load(out), sum) } else { sum });
         }
     }

@@ -180,26 +180,28 @@ impl<C: Codec> Op for InFormat<'_, C> {
             let each = tiles.len() / STREAMS;
             ask_for_first(s, matrix, &tiles, each);
             for index in 0..each {
-                let left = (each - index) * matrix.tile_bytes();
-                streams::<S, C>(s, matrix, tiles.start + index, each, x, left, place);
+                let ask = (each - index) * matrix.tile_bytes();
+                streams::<S, C>(s, matrix, tiles.start + index, each, x, ask, place);
             }
             rest.start += each * STREAMS;
         }
         ask_for_first(s, matrix, &rest, 0);
         for tile in rest.clone() {
-            let weights = TileWeights::new(matrix, tile, &rest, dequantized, scratch);
+            let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
+            let (columns, ask) = (matrix.columns(), (rest.end - tile) * matrix.tile_bytes());
+            let weights = Tiles { first, apart: 0, columns, ask };
             let mut token = 0;
             while token < tokens {
                 let group = (tokens - token).min(S::ACCUMULATORS / rows);
                 let parts = parts_of::<S>(group * rows);
-                for first in (0..TILE / S::LANES).step_by(parts) {
+                for part in (0..TILE / S::LANES).step_by(parts) {
                     let mut sums = [s.splat(0.0); GROUP];
-                    product::<S, C>(s, &weights, first..first + parts, x, token * rows, group * rows, &mut sums);
-                    for part in 0..parts {
+                    product::<S, C>(s, weights, part..part + parts, x, token * rows, group * rows, &mut sums);
+                    for p in 0..parts {
                         for i in 0..group {
-                            let sum = of_token(s, &sums, rows, part * group + i);
+                            let sum = of_token(s, &sums, rows, p * group + i);
                             // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a thread owns its tiles.
-                            unsafe { place.put(s, tile, first + part, token + i, sum) };
+                            unsafe { place.put(s, tile, part + p, token + i, sum) };
                         }
                     }
                 }
@@ -232,17 +234,18 @@ impl Place {
     }
 }
 
-/// One row of activations with [`STREAMS`] tiles, each `each` after the one before. Of the bytes from each on, `left` are to
+/// One row of activations with [`STREAMS`] tiles, each `each` after the one before. Of the bytes from each on, `ask` are to
 /// be multiplied.
 #[inline(always)]
-fn streams<S: Simd, C: Codec>(s: S, matrix: &Matrix, tile: usize, each: usize, x: &[C::X], left: usize, place: Place) {
+fn streams<S: Simd, C: Codec>(s: S, matrix: &Matrix, tile: usize, each: usize, x: &[C::X], ask: usize, place: Place) {
     assert!(tile + (STREAMS - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == matrix.columns());
-    let (bytes, apart) = (matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr(), each * matrix.tile_bytes());
+    let (first, apart) = (matrix.tile(tile).as_ptr(), each * matrix.tile_bytes());
+    let tiles = Tiles { first, apart, columns: matrix.columns(), ask };
     macro_rules! parts {
         ($parts:literal) => {
             // SAFETY: just checked, and `check` bounds tiles by the stride; a thread owns its tiles.
             unsafe {
-                let sums = C::dot::<S, 1, $parts, STREAMS>(s, bytes, apart, 0, matrix.columns(), x.as_ptr(), left);
+                let sums = C::dot::<S, 1, $parts, STREAMS>(s, tiles, 0, x.as_ptr());
                 for (stream, parts) in sums.iter().enumerate() {
                     for (part, &[sum]) in parts.iter().enumerate() {
                         place.put(s, tile + stream * each, part, 0, sum);
@@ -367,49 +370,30 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
 /// [`Codec::dot`] asks for the rest, where weights are codes.
 #[inline(always)]
 fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>, each: usize) {
-    let streams = if each == 0 { 1 } else { STREAMS };
+    let (streams, len) = if each == 0 { (1, tiles.len()) } else { (STREAMS, each) };
     for stream in 0..streams {
         let start = matrix.bytes().as_ptr().wrapping_add((tiles.start + stream * each) * matrix.tile_bytes());
-        for at in (0..(AHEAD / streams).min(tiles.len() * matrix.tile_bytes())).step_by(LINE) {
+        for at in (0..(AHEAD / streams).min(len * matrix.tile_bytes())).step_by(LINE) {
             s.prefetch(start.wrapping_add(at));
         }
     }
 }
 
-/// One tile.
-struct TileWeights<'a> {
-    bytes: &'a [u8],
+/// Tiles that are multiplied together.
+#[derive(Clone, Copy)]
+struct Tiles {
+    /// The first one's bytes.
+    first: *const u8,
+    /// Bytes from one to the next.
+    apart: usize,
     columns: usize,
-    /// Bytes from this tile to the end of the tiles that are multiplied: what may be asked for.
-    left: usize,
+    /// Bytes from each tile on that may be asked for, as they will be multiplied.
+    ask: usize,
 }
 
-impl<'a> TileWeights<'a> {
-    /// The tile as stored or, if so wanted, as f32.
-    #[inline(always)]
-    fn new(
-        matrix: &'a Matrix,
-        tile: usize,
-        tiles: &Range<usize>,
-        dequantized: bool,
-        scratch: &'a mut Vec<f32>,
-    ) -> Self {
-        let columns = matrix.columns();
-        let left = (tiles.end - tile) * matrix.tile_bytes();
-        let bytes = if dequantized {
-            dequantize_tile(matrix, tile, scratch);
-            // SAFETY: f32 has no padding, and u8 no alignment or invalid value.
-            unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast::<u8>(), columns * TILE * size_of::<f32>()) }
-        } else {
-            &matrix.bytes()[tile * matrix.tile_bytes()..][..matrix.tile_bytes()]
-        };
-        Self { bytes, columns, left }
-    }
-}
-
-/// A tile as `[columns, 16]` f32, exactly.
+/// A tile as `[columns, 16]` f32, exactly, in `out`: where it begins.
 #[inline(never)]
-fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
+fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) -> *const u8 {
     out.clear();
     out.resize(matrix.columns() * TILE, 0.0);
     for row in 0..TILE.min(matrix.rows() - tile * TILE) {
@@ -420,9 +404,10 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) {
             }
         }
     }
+    out.as_ptr().cast()
 }
 
-/// How one format multiplies: `P` parts, from part `first` on, of `N` tiles with `T` rows.
+/// How one format multiplies: `P` parts of `N` tiles with `T` rows.
 trait Codec {
     /// Activations of [`Codec::COLUMNS`] columns.
     type X;
@@ -431,18 +416,15 @@ trait Codec {
     /// Rows of them, where `input` is of this kind.
     fn rows(input: Input<'_>) -> &[Self::X];
 
-    /// Each tile begins `apart` bytes after the one before. Of the bytes from each on, `ask` may be asked for.
+    /// The products of parts `part..part + P`.
     ///
     /// # Safety
-    /// At these places are whole tiles of `columns`, in `x` as many rows; `first + P` is at most `TILE / S::LANES`.
+    /// There are `N` whole tiles, and `T` rows of `x` as long; the parts are at most `TILE / S::LANES`.
     unsafe fn dot<S: Simd, const T: usize, const P: usize, const N: usize>(
         s: S,
-        tile: *const u8,
-        apart: usize,
-        first: usize,
-        columns: usize,
+        tiles: Tiles,
+        part: usize,
         x: *const Self::X,
-        ask: usize,
     ) -> [[[S::F; T]; P]; N];
 }
 
@@ -450,7 +432,7 @@ trait Codec {
 #[inline(always)]
 fn product<S: Simd, C: Codec>(
     s: S,
-    tile: &TileWeights,
+    tile: Tiles,
     parts: Range<usize>,
     x: &[C::X],
     row: usize,
@@ -458,17 +440,16 @@ fn product<S: Simd, C: Codec>(
     sums: &mut [S::F; GROUP],
 ) {
     // The first rows, and of a tile's parts the first, bring the weights into the cache.
-    let ask = if row == 0 && parts.start == 0 { tile.left } else { 0 };
-    let (bytes, columns) = (tile.bytes.as_ptr(), tile.columns);
-    let width = columns / C::COLUMNS;
+    let tile = if row == 0 && parts.start == 0 { tile } else { Tiles { ask: 0, ..tile } };
+    let width = tile.columns / C::COLUMNS;
     let x = x[row * width..(row + group) * width].as_ptr();
     macro_rules! tokens {
         ($n:literal) => {
             tokens!($n, 1)
         };
         ($n:literal, $parts:literal) => {{
-            // SAFETY: x has just been cut to the group's rows, TileWeights holds a whole tile, and the parts are in it.
-            let [products] = unsafe { C::dot::<S, $n, $parts, 1>(s, bytes, 0, parts.start, columns, x, ask) };
+            // SAFETY: x has just been cut to the group's rows, and the caller has a whole tile with these parts.
+            let [products] = unsafe { C::dot::<S, $n, $parts, 1>(s, tile, parts.start, x) };
             sums[..$n * $parts].copy_from_slice(products.as_flattened());
         }};
     }
@@ -503,22 +484,24 @@ trait Quantized {
     unsafe fn four_columns<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W;
 }
 
-/// One block of each row of activations.
+/// A block of weights, from one part on, and the blocks of activations that it meets.
 #[derive(Clone, Copy)]
-struct Column {
+struct Block {
+    record: *const u8,
+    part: usize,
     /// The first row's.
-    block: *const ActivationBlock,
+    x: *const ActivationBlock,
     /// Blocks from one row's to the next.
     stride: usize,
 }
 
-impl Column {
+impl Block {
     /// # Safety
     /// There are more than `row` rows.
     #[inline(always)]
-    unsafe fn of<'a>(self, row: usize) -> &'a ActivationBlock {
+    unsafe fn x<'a>(self, row: usize) -> &'a ActivationBlock {
         // SAFETY: as the caller promises.
-        unsafe { &*self.block.add(row * self.stride) }
+        unsafe { &*self.x.add(row * self.stride) }
     }
 }
 
@@ -528,19 +511,19 @@ impl Column {
 unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     s: S,
     sums: &mut [[S::I; T]; P],
-    codes: *const u8,
-    x: Column,
+    block: Block,
     half: usize,
     group: usize,
 ) {
-    // SAFETY: the caller points to the codes of `P` parts, and has `T` rows.
+    // SAFETY: the caller has a record of the format with `P` parts from the block's on, and `T` rows.
     unsafe {
+        let codes = block.record.add(Q::FORMAT.codes_at() + block.part * S::LANES * 4);
         let mut weights = [Q::four_columns(s, codes, half, group); P];
         for (part, weights) in weights.iter_mut().enumerate().skip(1) {
             *weights = Q::four_columns(s, codes.add(part * S::LANES * 4), half, group);
         }
         for t in 0..T {
-            let x = s.splat4(x.of(t).codes.as_ptr().add(16 * half + 4 * group));
+            let x = s.splat4(block.x(t).codes.as_ptr().add(16 * half + 4 * group));
             for (sums, &w) in sums.iter_mut().zip(&weights) {
                 sums[t] = if Q::SIGNED { s.add_signed_products(sums[t], w, x) } else { s.add_products(sums[t], w, x) };
             }
@@ -554,8 +537,7 @@ unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     s: S,
     products: &mut [[S::F; T]; P],
-    codes: *const u8,
-    x: Column,
+    block: Block,
     half: usize,
 ) {
     let offset = if Q::SIGNED { S::SIGNED_OFFSET } else { Q::FORMAT.code_offset() };
@@ -563,18 +545,18 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     unsafe {
         let mut sums = [[s.whole(0); T]; P];
         for t in 0..T {
-            let init = -offset * x.of(t).code_sums[half];
+            let init = -offset * block.x(t).code_sums[half];
             for sums in &mut sums {
                 sums[t] = if Q::SIGNED { s.whole(init) } else { s.begin(init) };
             }
         }
         // No loop: the group decides on instructions.
-        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 0);
-        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 1);
-        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 2);
-        add_four::<S, Q, T, P>(s, &mut sums, codes, x, half, 3);
+        add_four::<S, Q, T, P>(s, &mut sums, block, half, 0);
+        add_four::<S, Q, T, P>(s, &mut sums, block, half, 1);
+        add_four::<S, Q, T, P>(s, &mut sums, block, half, 2);
+        add_four::<S, Q, T, P>(s, &mut sums, block, half, 3);
         for t in 0..T {
-            let x = x.of(t);
+            let x = block.x(t);
             let (init, scale) = (-offset * x.code_sums[half], s.splat(x.scales[half]));
             for (products, sums) in products.iter_mut().zip(&sums) {
                 let sum = s.to_float(if Q::SIGNED { sums[t] } else { s.finish(sums[t], init) });
@@ -589,24 +571,21 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 unsafe fn add_block<S: Simd, Q: Quantized, const T: usize, const P: usize>(
     s: S,
     sums: &mut [[S::F; T]; P],
-    record: *const u8,
-    first: usize,
-    x: Column,
+    block: Block,
 ) {
-    // SAFETY: the caller points to a record, and has `T` rows; offsets inside the record follow its layout.
+    // SAFETY: as in `add_four`; offsets inside the record follow its layout.
     unsafe {
-        let codes = record.add(Q::FORMAT.codes_at() + first * S::LANES * 4);
         let mut products = [[s.splat(0.0); T]; P];
-        add_half::<S, Q, T, P>(s, &mut products, codes, x, 0);
-        add_half::<S, Q, T, P>(s, &mut products, codes, x, 1);
+        add_half::<S, Q, T, P>(s, &mut products, block, 0);
+        add_half::<S, Q, T, P>(s, &mut products, block, 1);
         for (part, (sums, products)) in sums.iter_mut().zip(&products).enumerate() {
-            let scales = record.cast::<u16>().add((first + part) * S::LANES);
+            let scales = block.record.cast::<u16>().add((block.part + part) * S::LANES);
             let d = s.load_f16(scales);
             let m = if Q::FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
             for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
                 *sum = s.fma(product, d, *sum);
                 if Q::FORMAT.has_min() {
-                    *sum = s.fma(m, s.splat(x.of(t).sum), *sum);
+                    *sum = s.fma(m, s.splat(block.x(t).sum), *sum);
                 }
             }
         }
@@ -629,29 +608,26 @@ impl<Q: Quantized> Codec for Q {
     #[inline(always)]
     unsafe fn dot<S: Simd, const T: usize, const P: usize, const N: usize>(
         s: S,
-        tile: *const u8,
-        apart: usize,
-        first: usize,
-        columns: usize,
+        tiles: Tiles,
+        part: usize,
         x: *const ActivationBlock,
-        ask: usize,
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
-        let stride = columns / BLOCK;
+        let stride = tiles.columns / BLOCK;
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
             // SAFETY: block < columns / 32, so the record lies in the tile and x's blocks in their rows.
             unsafe {
-                let x = Column { block: x.add(block), stride };
+                let x = x.add(block);
                 for (n, sums) in sums.iter_mut().enumerate() {
-                    let record = tile.add(n * apart + at);
-                    if at + AHEAD / N < ask {
+                    let record = tiles.first.add(n * tiles.apart + at);
+                    if at + AHEAD / N < tiles.ask {
                         for line in 0..record_bytes.div_ceil(LINE) {
                             s.prefetch(record.wrapping_add(AHEAD / N + line * LINE));
                         }
                     }
-                    add_block::<S, Q, T, P>(s, sums, record, first, x);
+                    add_block::<S, Q, T, P>(s, sums, Block { record, part, x, stride });
                 }
             }
         }
@@ -737,19 +713,16 @@ macro_rules! float {
             #[inline(always)]
             unsafe fn dot<S: Simd, const T: usize, const P: usize, const N: usize>(
                 s: S,
-                tile: *const u8,
-                apart: usize,
-                first: usize,
-                columns: usize,
+                Tiles { first, apart, columns, .. }: Tiles,
+                part: usize,
                 x: *const f32,
-                _ask: usize,
             ) -> [[[S::F; T]; P]; N] {
                 let mut sums = [[[s.splat(0.0); T]; P]; N];
                 for column in 0..columns {
                     for (n, sums) in sums.iter_mut().enumerate() {
                         // SAFETY: column < columns; tiles are [columns, 16].
                         unsafe {
-                            let weights = tile.add(n * apart).cast::<$element>().add(column * TILE + first * S::LANES);
+                            let weights = first.add(n * apart).cast::<$element>().add(column * TILE + part * S::LANES);
                             for (part, sums) in sums.iter_mut().enumerate() {
                                 let w = s.$load(weights.add(part * S::LANES));
                                 for (t, sum) in sums.iter_mut().enumerate() {

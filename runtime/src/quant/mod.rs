@@ -262,6 +262,11 @@ impl Matrix {
         &self.bytes
     }
 
+    /// One tile, as stored.
+    pub fn tile(&self, tile: usize) -> &[u8] {
+        &self.bytes[tile * self.tile_bytes()..][..self.tile_bytes()]
+    }
+
     /// Bytes of one tile.
     pub fn tile_bytes(&self) -> usize {
         self.columns / self.format.record_columns() * self.format.record_bytes()

@@ -493,24 +493,22 @@ impl Engine {
             }
             let tiles = blocks.start * WIDE..(blocks.end * WIDE).min(tiles);
             for Span { rows, adapted } in spans {
-                let (input, whole) = (inputs.0.rows(rows.clone(), columns), output.rows(rows.clone()));
+                let input = inputs.0.rows(rows.clone(), columns);
                 let tiles = tiles.clone();
                 // SAFETY: the tiles begin and end within the stride.
-                let output = unsafe { whole.from_column(tiles.start * TILE) };
+                let output = unsafe { output.rows(rows.clone()).from_column(tiles.start * TILE) };
                 if !adapted {
                     let (gate, up) = (gate.matrix, up.matrix);
                     GatedMatMul { gate, up, activation, tiles, input, output, scratch }.run(kernel);
                     continue;
                 }
-                let whole_ups = ups.rows(rows.clone());
                 // SAFETY: as above.
-                let ups = unsafe { whole_ups.from_column(tiles.start * TILE) };
-                let both = [(gate, output, whole), (up, ups, whole_ups)];
-                for (slot, (linear, output, whole)) in both.into_iter().enumerate() {
+                let ups = unsafe { ups.rows(rows.clone()).from_column(tiles.start * TILE) };
+                for (slot, (linear, output)) in [(gate, output), (up, ups)].into_iter().enumerate() {
                     let (matrix, tiles, scratch) = (linear.matrix, tiles.clone(), &mut scratch[0]);
                     MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch }.run(kernel);
                     if let Some(pair) = linear.pair {
-                        expand(kernel, pair, slot, reduced, tiles, rows.clone(), whole);
+                        expand(kernel, pair, slot, reduced, tiles, rows.clone(), output);
                     }
                 }
                 kernel.run(Gate { activation, columns: tiles.len() * TILE, gate: output, up: ups });
@@ -628,16 +626,14 @@ impl Engine {
                     let tiles = from - first..to.min(end) - first;
                     // SAFETY: this job's worker; tiles of jobs are disjoint. Matrices begin at
                     // whole tiles of the row: head_dim is a multiple of 16.
-                    let (scratch, whole, output) = unsafe {
-                        let whole = base.from_column(first * TILE);
-                        (&mut workers.get(worker).tiles[0], whole, whole.from_column(tiles.start * TILE))
-                    };
+                    let (scratch, output) =
+                        unsafe { (&mut workers.get(worker).tiles[0], base.from_column(from * TILE)) };
                     let input = input(matrix, exact, rows, codes);
                     MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch }.run(kernel);
                     for span in spans.iter().filter(|span| span.adapted) {
                         let Some(pair) = pair else { break };
                         let rows = span.rows.clone();
-                        expand(kernel, pair, slot, reduced, tiles.clone(), rows.clone(), whole.rows(rows));
+                        expand(kernel, pair, slot, reduced, tiles.clone(), rows.clone(), output.rows(rows));
                     }
                     from = to.min(end);
                 }
@@ -667,7 +663,7 @@ impl Engine {
     }
 }
 
-/// `output += B · reduced` for the tiles and rows that `output` begins with.
+/// `output += B · reduced` for `tiles`, with which `output` begins, and its rows.
 fn expand(
     kernel: Kernel,
     pair: &Pair,
