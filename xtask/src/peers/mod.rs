@@ -95,7 +95,7 @@ fn speed(sides: &Sides) -> Result<String, String> {
     rows.extend(DEPTHS.iter().map(|depth| row(format!("decode at depth {depth}"), "tokens/s")));
     rows.push(row("start to first token, whole process".to_owned(), "ms"));
     rows.push(row("private memory at 2,048 tokens".to_owned(), "MB"));
-    let (mut shares, mut eights, mut fours) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut shares, mut products, mut eights, mut fours) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut kernel = String::new();
     for round in 0..repeat {
         eprintln!("round {} of {repeat}", round + 1);
@@ -115,6 +115,7 @@ fn speed(sides: &Sides) -> Result<String, String> {
         eights.push(batch(8, "ms")? / batch(1, "ms")?);
         fours.push(batch(4, "candidates_ms")? / batch(1, "candidates_ms")?);
         shares.push(figure(&answer["limits"], "decode_share")?);
+        products.push(figure(&answer["limits"], "products_share")?);
         values.push(figure(&answer, "decode_tokens_per_second")?);
         let deep = bench(ours, threads, 1, WRITTEN, 2048, &[])?;
         values.push(figure(&deep, "decode_tokens_per_second")?);
@@ -143,9 +144,10 @@ fn speed(sides: &Sides) -> Result<String, String> {
         );
     }
     out += &format!(
-        "\nDecoding reaches {:.0} % of what reading the weights with {threads} threads allows. A batch of 8 tokens costs \
-         {:.2} times one token, four candidates {:.2} times one.\n\n",
+        "\nDecoding reaches {:.0} % of what reading the weights with {threads} threads allows, products with them alone \
+         {:.0} %. A batch of 8 tokens costs {:.2} times one token, four candidates {:.2} times one.\n\n",
         100.0 * median(&mut shares),
+        100.0 * median(&mut products),
         median(&mut eights),
         median(&mut fours)
     );

@@ -5,7 +5,11 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
+use critic::kernels::activations::ActivationBlock;
+use critic::kernels::matmul::{Input, MatMul, Output, Store};
 use critic::kernels::{Op, Simd};
+use critic::kv::Precision;
+use critic::quant::{BLOCK, Matrix, TILE};
 use critic::transformer::Logits;
 use critic::{Kernel, Session};
 use serde::Serialize;
@@ -24,6 +28,9 @@ pub struct Limits {
     pub decode_tokens_per_second: f64,
     /// What part of it decoding reached, between the readings.
     pub decode_share: f64,
+    /// What part of it products with the weights reach by themselves, with no norm, no attention, and no waiting for other
+    /// threads between two of them: as far as arithmetic is hidden behind reading.
+    pub products_share: f64,
 }
 
 /// Reads the bytes that decoding reads, with as many threads, in turn with decoding: memory is shared with other
@@ -42,10 +49,11 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
     let matrices = model.weights().matrices();
     let parts: Vec<&[u8]> = matrices.iter().map(|matrix| matrix.bytes()).collect();
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let (mut readings, mut written) = (Vec::new(), Vec::new());
+    let (kernel, threads, precision) = (session.kernel(), session.threads(), session.precision());
+    let (mut readings, mut multiplied, mut written) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..8 * repeat {
-        let read = (0..READINGS).map(|_| read(&parts, session.kernel(), session.threads()));
-        readings.extend(read.skip(1));
+        readings.extend((0..READINGS).map(|_| read(&parts, kernel, threads)).skip(1));
+        multiplied.extend((0..READINGS).map(|_| multiply(&matrices, kernel, threads, precision)).skip(1));
         session.reset();
         evaluate(session, &tokens[..1], Logits::None)?;
         for count in 2..=needed {
@@ -56,24 +64,56 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
             }
         }
     }
-    let (reading, token) = (median(&mut readings), median(&mut written));
+    let [reading, products, token] = [readings, multiplied, written].map(|mut times| median(&mut times));
     Ok(Limits {
         read_bytes_per_second: bytes as f64 * 1e3 / reading,
         decode_tokens_per_second: 1e3 / reading,
         decode_share: reading / token,
+        products_share: reading / products,
     })
 }
 
 /// Milliseconds that `threads` take to read all of `parts`, each its share of every one.
 fn read(parts: &[&[u8]], kernel: Kernel, threads: usize) -> f64 {
-    let barrier = Barrier::new(threads);
-    let each = |index: usize| {
-        barrier.wait();
-        let started = Instant::now();
+    together(threads, |index| {
         for bytes in parts {
             let (from, to) = (bytes.len() / threads * index, bytes.len() / threads * (index + 1));
             black_box(kernel.run(Read(&bytes[from..to])));
         }
+    })
+}
+
+/// Milliseconds that `threads` take to multiply all of `matrices` with one token, each its share of every one.
+fn multiply(matrices: &[&Matrix], kernel: Kernel, threads: usize, precision: Precision) -> f64 {
+    let columns = matrices.iter().map(|matrix| matrix.columns()).max().unwrap_or(0);
+    // What the values are takes no time.
+    let floats = vec![0.0; columns];
+    let codes = vec![ActivationBlock::default(); 2 * columns / BLOCK];
+    let input = |matrix: &Matrix| match precision {
+        Precision::Fast if matrix.format().is_quantized() => Input::Codes(&codes[..matrix.columns() / BLOCK]),
+        Precision::Fine if matrix.format().is_quantized() => Input::Fine(&codes[..2 * matrix.columns() / BLOCK]),
+        _ => Input::Float(&floats[..matrix.columns()]),
+    };
+    let tiles = matrices.iter().map(|matrix| matrix.tiles()).max().unwrap_or(0);
+    let mut outputs = vec![0.0; threads * tiles * TILE];
+    let outputs: Vec<_> = outputs.chunks_mut((tiles * TILE).max(1)).map(|row| Output::new(row, row.len())).collect();
+    together(threads, |index| {
+        let mut scratch = Vec::new();
+        for matrix in matrices {
+            let tiles = matrix.tiles() * index / threads..matrix.tiles() * (index + 1) / threads;
+            let (input, output) = (input(matrix), outputs[index]);
+            MatMul { matrix, tiles, input, output, store: Store::Set, scratch: &mut scratch }.run(kernel);
+        }
+    })
+}
+
+/// Milliseconds until the last of `threads` has done its part, from when all are there.
+fn together(threads: usize, part: impl Fn(usize) + Sync) -> f64 {
+    let barrier = Barrier::new(threads);
+    let each = |index: usize| {
+        barrier.wait();
+        let started = Instant::now();
+        part(index);
         ms(started)
     };
     thread::scope(|scope| {

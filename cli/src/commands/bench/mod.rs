@@ -191,10 +191,12 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
     }
     if let Some(limits) = &answer.limits {
         out += &format!(
-            "\nreads        {:>9.1} GB/s: at most {:.1} tokens/s, of which decoding reaches {:.0} %",
+            "\nreads        {:>9.1} GB/s: at most {:.1} tokens/s, of which decoding reaches {:.0} %, and products \
+             alone {:.0} %",
             limits.read_bytes_per_second / 1e9,
             limits.decode_tokens_per_second,
-            100.0 * limits.decode_share
+            100.0 * limits.decode_share,
+            100.0 * limits.products_share
         );
     }
     for case in answer.cases.iter().flatten() {
