@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use crate::kernels::prefetch::{Lines, prefetch};
+
 /// How long a worker spins without giving up its core: longer than the serial work between
 /// two regions of a forward pass (tens of microseconds).
 const SPIN: Duration = Duration::from_micros(50);
@@ -33,6 +35,8 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     handles: Vec<Thread>,
+    /// For each thread: see [`Pool::foresee`].
+    ahead: Vec<Lines>,
 }
 
 struct Shared {
@@ -51,12 +55,14 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// The jobs of a region: `run(data, index, worker)` for each index below `count`.
+/// The jobs of a region: `run(data, index, worker)` for each index below `count`; and, for each thread, what it may ask
+/// memory for when there are none left.
 #[derive(Clone, Copy)]
 struct Region {
     run: unsafe fn(*const (), usize, usize),
     data: *const (),
     count: usize,
+    ahead: *const [Lines],
 }
 
 struct RegionCell(std::cell::UnsafeCell<Region>);
@@ -64,7 +70,8 @@ struct RegionCell(std::cell::UnsafeCell<Region>);
 // SAFETY: written by the owner of the Pool while no worker is inside a region, read by
 // workers only inside one; `generation` and `active` (SeqCst) order the two.
 unsafe impl Sync for RegionCell {}
-// SAFETY: `data` points to a closure that is Sync and outlives the region.
+// SAFETY: `data` points to a closure that is Sync, `ahead` to what the pool owns; both stay as they are until the region is
+// closed.
 unsafe impl Send for RegionCell {}
 
 impl Pool {
@@ -82,6 +89,7 @@ impl Pool {
                 run: |_, _, _| {},
                 data: std::ptr::null(),
                 count: 0,
+                ahead: &[],
             })),
             panic: Mutex::new(None),
         });
@@ -94,12 +102,19 @@ impl Pool {
             })
             .collect();
         let handles = workers.iter().map(|worker| worker.thread().clone()).collect();
-        Self { shared, workers, handles }
+        let ahead = vec![Lines::default(); 1 + workers.len()];
+        Self { shared, workers, handles, ahead }
     }
 
     /// Threads that take part, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Says what each thread reads first in the region after the next one. While it has nothing to do but wait for that one,
+    /// it asks for these lines, so that memory is busy. Holds until it is called again.
+    pub fn foresee(&mut self, lines: impl Fn(usize) -> Lines) {
+        self.ahead.iter_mut().enumerate().for_each(|(worker, ahead)| *ahead = lines(worker));
     }
 
     /// Calls `job(index, worker)` once for each index below `count`, on any threads, and
@@ -116,10 +131,13 @@ impl Pool {
         }
         let shared = &*self.shared;
         // SAFETY: `&mut self` and `Close` below: no region is open, no worker inside one.
-        unsafe { *shared.region.0.get() = Region { run: call::<F>, data: (&raw const job).cast(), count } };
+        unsafe {
+            *shared.region.0.get() =
+                Region { run: call::<F>, data: (&raw const job).cast(), count, ahead: &raw const *self.ahead };
+        }
         shared.next.store(0, SeqCst);
         shared.generation.fetch_add(1, SeqCst);
-        let close = Close(shared);
+        let close = Close { shared, ahead: self.ahead[0] };
         if shared.asleep.load(SeqCst) > 0 {
             self.handles.iter().for_each(Thread::unpark);
         }
@@ -139,14 +157,21 @@ impl Pool {
 }
 
 /// Closes the region and waits for the workers inside it, also when a job panics.
-struct Close<'a>(&'a Shared);
+struct Close<'a> {
+    shared: &'a Shared,
+    ahead: Lines,
+}
 
 impl Drop for Close<'_> {
     fn drop(&mut self) {
-        self.0.next.store(usize::MAX / 2, SeqCst);
-        self.0.generation.fetch_add(1, SeqCst);
+        self.shared.next.store(usize::MAX / 2, SeqCst);
+        self.shared.generation.fetch_add(1, SeqCst);
         let mut spins = 0u32;
-        while self.0.active.load(SeqCst) > 0 {
+        while self.shared.active.load(SeqCst) > 0 {
+            if let Some(line) = self.ahead.next() {
+                prefetch(line);
+                continue;
+            }
             spins += 1;
             // A worker that was put aside in the middle of a job needs our core to finish it.
             if spins > 2000 { thread::yield_now() } else { std::hint::spin_loop() }
@@ -167,9 +192,9 @@ impl Drop for Pool {
 
 /// The life of a worker.
 fn work(shared: &Shared, worker: usize) {
-    let mut seen = 0;
+    let (mut seen, mut ahead) = (0, Lines::default());
     loop {
-        let Some(generation) = wait(shared, seen) else { return };
+        let Some(generation) = wait(shared, seen, &mut ahead) else { return };
         seen = generation;
         shared.active.fetch_add(1, SeqCst);
         // Only a region that is still open after we are counted may be entered: its caller
@@ -177,6 +202,8 @@ fn work(shared: &Shared, worker: usize) {
         if shared.generation.load(SeqCst) == generation {
             // SAFETY: the region is open and we are counted: it stays as it is.
             let region = unsafe { *shared.region.0.get() };
+            // SAFETY: as long as the region; there are as many as threads.
+            ahead = unsafe { (&*region.ahead)[worker] };
             loop {
                 let index = shared.next.fetch_add(1, SeqCst);
                 if index >= region.count {
@@ -193,8 +220,8 @@ fn work(shared: &Shared, worker: usize) {
     }
 }
 
-/// Waits for a region newer than `seen`: its generation, or `None` to stop.
-fn wait(shared: &Shared, seen: usize) -> Option<usize> {
+/// Waits for a region newer than `seen`, asking for the lines `ahead` meanwhile: its generation, or `None` to stop.
+fn wait(shared: &Shared, seen: usize, ahead: &mut Lines) -> Option<usize> {
     let open = || {
         let generation = shared.generation.load(SeqCst);
         (generation % 2 == 1 && generation != seen).then_some(generation)
@@ -207,6 +234,10 @@ fn wait(shared: &Shared, seen: usize) -> Option<usize> {
         }
         if let Some(generation) = open() {
             return Some(generation);
+        }
+        if let Some(line) = ahead.next() {
+            prefetch(line);
+            continue;
         }
         std::hint::spin_loop();
         spins = spins.wrapping_add(1);

@@ -52,6 +52,13 @@ pub struct Layer {
     pub mlp_post_norm: Option<Slice<f32>>,
 }
 
+impl Layer {
+    /// Queries', keys' and values' matrices.
+    pub fn qkv_matrices(&self) -> [&Matrix; 3] {
+        self.qkv.each_ref().map(|projection| &projection.matrix)
+    }
+}
+
 /// A matrix and the bias that some families add (Qwen 2).
 pub struct Projection {
     /// `[out, hidden]`
@@ -110,9 +117,10 @@ impl Weights {
 
     /// All that a token is multiplied with, in the order of a forward pass.
     pub fn matrices(&self) -> Vec<&Matrix> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            layer.qkv.iter().map(|p| &p.matrix).chain([&layer.o, &layer.gate, &layer.up, &layer.down])
-        });
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.qkv_matrices().into_iter().chain([&layer.o, &layer.gate, &layer.up, &layer.down]));
         layers.chain([&self.output]).collect()
     }
 

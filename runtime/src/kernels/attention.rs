@@ -7,6 +7,7 @@
 //! over the head, without any sum across lanes.
 
 use super::Op;
+use super::prefetch::prefetch;
 use super::simd::{Simd, exp, max16, sum16};
 
 /// Positions in a page of the KV cache, and in a block of the online softmax.
@@ -243,8 +244,8 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
         for d in 0..head_dim {
             // SAFETY: both columns lie in the page (32 keys at most per step, 64 in all).
             unsafe {
-                s.prefetch(next.wrapping_add(a + d * 16));
-                s.prefetch(next.wrapping_add(b + d * 16));
+                prefetch(next.wrapping_add(a + d * 16));
+                prefetch(next.wrapping_add(b + d * 16));
                 let keys = [E::load(s, keys.add(a + d * 16)), E::load(s, keys.add(b + d * 16))];
                 for q in 0..N {
                     let x = s.splat(*queries[q].add(d));
@@ -358,7 +359,7 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
             }
             for key in 0..filled {
                 let row = rows.add(key * head_dim);
-                s.prefetch(next_rows.wrapping_add(key * head_dim + at));
+                prefetch(next_rows.wrapping_add(key * head_dim + at));
                 let value = [E::load(s, row.add(at)), E::load(s, row.add(next))];
                 for q in 0..N {
                     let weight = s.splat(*weights[q].get_unchecked(key));

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activations::ActivationBlock;
+use super::prefetch::{LINE, Lines, prefetch};
 use super::simd::{Simd, exp};
 use super::{Kernel, Op};
 use crate::file::Activation;
@@ -23,8 +24,6 @@ const STREAMS: usize = 4;
 /// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
 /// starts late and stops at the end of a page of memory. Later tokens find them in the cache.
 const AHEAD: usize = 4096;
-/// Bytes in a line of the cache.
-const LINE: usize = 64;
 
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
@@ -178,14 +177,14 @@ impl<C: Codec> Op for InFormat<'_, C> {
         let mut rest = tiles.clone();
         if tokens * rows == 1 && !dequantized && tiles.len() >= STREAMS {
             let each = tiles.len() / STREAMS;
-            ask_for_first(s, matrix, &tiles, each);
+            first_lines(matrix, tiles.clone(), STREAMS, AHEAD).for_each(prefetch);
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
                 streams::<S, C>(s, matrix, tiles.start + index, each, x, ask, place);
             }
             rest.start += each * STREAMS;
         }
-        ask_for_first(s, matrix, &rest, 0);
+        first_lines(matrix, rest.clone(), 1, AHEAD).for_each(prefetch);
         for tile in rest.clone() {
             let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
             let (columns, ask) = (matrix.columns(), (rest.end - tile) * matrix.tile_bytes());
@@ -366,17 +365,19 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     }
 }
 
-/// Asks for the first [`AHEAD`] bytes of `tiles`, or as many in all of [`STREAMS`] places that are `each` tiles apart;
-/// [`Codec::dot`] asks for the rest, where weights are codes.
+/// What a product of `tiles` with so many `tokens` reads first, `bytes` of it, in that order.
+pub fn first_read(matrix: &Matrix, tiles: Range<usize>, tokens: usize, bytes: usize) -> Lines {
+    let streams = if tokens == 1 && tiles.len() >= STREAMS { STREAMS } else { 1 };
+    first_lines(matrix, tiles, streams, bytes)
+}
+
+/// The first `bytes` of `tiles`, or as many in all of equally long parts of them; [`Codec::dot`] asks for the rest, where
+/// weights are codes.
 #[inline(always)]
-fn ask_for_first<S: Simd>(s: S, matrix: &Matrix, tiles: &Range<usize>, each: usize) {
-    let (streams, len) = if each == 0 { (1, tiles.len()) } else { (STREAMS, each) };
-    for stream in 0..streams {
-        let start = matrix.bytes().as_ptr().wrapping_add((tiles.start + stream * each) * matrix.tile_bytes());
-        for at in (0..(AHEAD / streams).min(len * matrix.tile_bytes())).step_by(LINE) {
-            s.prefetch(start.wrapping_add(at));
-        }
-    }
+fn first_lines(matrix: &Matrix, tiles: Range<usize>, parts: usize, bytes: usize) -> Lines {
+    let apart = tiles.len() / parts * matrix.tile_bytes();
+    let start = matrix.bytes().as_ptr().wrapping_add(tiles.start * matrix.tile_bytes());
+    Lines::new(start, parts, apart, apart.min(bytes / parts))
 }
 
 /// Tiles that are multiplied together.
@@ -624,7 +625,7 @@ impl<Q: Quantized> Codec for Q {
                     let record = tiles.first.add(n * tiles.apart + at);
                     if at + AHEAD / N < tiles.ask {
                         for line in 0..record_bytes.div_ceil(LINE) {
-                            s.prefetch(record.wrapping_add(AHEAD / N + line * LINE));
+                            prefetch(record.wrapping_add(AHEAD / N + line * LINE));
                         }
                     }
                     add_block::<S, Q, T, P>(s, sums, Block { record, part, x, stride });

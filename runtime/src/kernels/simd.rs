@@ -87,12 +87,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for `LANES` writes.
     unsafe fn store_f16(self, p: *mut u16, x: Self::F);
-    /// Says that the cache line at `p` is wanted soon, in the second-level cache: it waits for more lines at once than
-    /// the first. `p` may point anywhere.
-    #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        let _ = p;
-    }
 
     /// `LANES · 4` codes as they stand.
     /// # Safety

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::activations::{ActivationBlock, Quantize};
 use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, QUERIES, Softmax};
 use super::low_rank::ThinMatMul;
-use super::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
+use super::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store, first_read};
+use super::prefetch::LINE;
 use super::rows::{LogSumExp, RmsNorm, Rope};
 use super::{Kernel, Op};
 use crate::file::Activation;
@@ -118,6 +119,27 @@ fn products_have_the_same_bits() {
                         assert!(alone == expected[token * stride..][..stride], "token {token} of {tokens}");
                     }
                 }
+            }
+        }
+    }
+}
+
+/// What is asked for before a product is what the product reads, each line once, however much that is.
+#[test]
+fn first_lines_are_those_of_the_tiles() {
+    let matrix = &matrix(Format::Q4_1, 150, 64, &mut Random(7));
+    let (start, tile) = (matrix.bytes().as_ptr().addr(), matrix.tile_bytes());
+    for tiles in [0..4, 3..10, 2..3, 9..9] {
+        for tokens in [1, 2] {
+            for bytes in [0, 4 * LINE, 1 << 20] {
+                let mut lines: Vec<_> = first_read(matrix, tiles.clone(), tokens, bytes).map(|p| p.addr()).collect();
+                lines.sort_unstable();
+                let all = start + tiles.start * tile..start + tiles.end * tile;
+                assert!(lines.iter().all(|line| all.contains(line)), "{tiles:?} {tokens} {bytes}");
+                assert!(lines.windows(2).all(|pair| pair[0] + LINE <= pair[1]), "{tiles:?} {tokens} {bytes}");
+                // A tile that is left over from equal parts is not among the first.
+                let most = if tokens == 1 && tiles.len() >= 4 { tiles.len() / 4 * 4 } else { tiles.len() };
+                assert_eq!(lines.len() * LINE, bytes.min(most * tile));
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::kernels::matmul::{MatMul, Output, Store};
 use crate::kernels::rows::RmsNorm;
 use crate::kv::Precision;
 use crate::quant::TILE;
-use crate::weights::Weights;
+use crate::weights::{Layer, Weights};
 
 /// Rows of logits computed together.
 pub(super) const LOGIT_ROWS: usize = 16;
@@ -44,6 +44,9 @@ impl Engine {
             let n = rows.len();
             let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
             let out = &mut logits[..n * padded];
+            // What the next token begins with.
+            let first = weights.layers.first().map(Layer::qkv_matrices);
+            self.foresee(first.as_ref().map_or(&[], |qkv| &qkv[..]), 1, n);
             let tiles = &mut self.scratch.tiles;
             match few_tiles(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
                 true => self.project_tiles(output, rows_of, out, padded),

@@ -28,7 +28,8 @@ use crate::grammar::TokenSet;
 use crate::kernels::Kernel;
 use crate::kernels::attention::{PAGE_TOKENS, PagePart, Softmax};
 use crate::kernels::low_rank::ThinMatMul;
-use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
+use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store, first_read};
+use crate::kernels::prefetch::Lines;
 use crate::kernels::rows::{RmsNorm, RmsNormInPlace};
 use crate::kv::{PageStore, Precision, Sequence};
 use crate::map::{Slice, try_zeroed};
@@ -39,6 +40,9 @@ pub use crate::weights::{Layer, Projection, Weights};
 /// Most tokens computed together. Weights are read once for all of them; more would only
 /// push their activations out of the second-level cache.
 pub const BATCH: usize = 128;
+
+/// Tiles of a product that are columns of a block of codes.
+const WIDE: usize = BLOCK / TILE;
 
 /// Which tokens of a run get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,7 +319,9 @@ impl Engine {
             }
             let adapted = adapter.map(|adapter| &adapter.layers[index]);
             self.attention(config, layer, adapted, index, &tokens, runs);
-            self.mlp(config, layer, adapted, tokens.len());
+            let (next, output) = (weights.layers.get(index + 1).map(Layer::qkv_matrices), [&weights.output]);
+            let next = next.as_ref().map_or(&output[..], |qkv| qkv);
+            self.mlp(config, layer, adapted, tokens.len(), next);
         }
         for (index, run) in runs.iter_mut().enumerate() {
             let mut batch = tokens.iter().filter(|t| t.run == index);
@@ -392,6 +398,7 @@ impl Engine {
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let hidden = config.hidden_size;
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
+        self.foresee(&[&layer.o], 1, n);
         self.project(&linears, rows, &mut qkv[..n * width], width, Store::Set);
         (self.scratch.h, self.scratch.codes) = (h, codes);
         self.place(config, layer, index, tokens, runs, &mut qkv);
@@ -405,12 +412,13 @@ impl Engine {
         let (attended, codes) = (std::mem::take(&mut self.scratch.attended), std::mem::take(&mut self.scratch.codes));
         let heads = config.heads * config.head_dim;
         let rows = Rows { rows: &attended[..n * heads], columns: heads, codes: &codes };
+        self.foresee(&[&layer.gate], WIDE, n);
         self.project_to_residual(o, rows, layer.attention_post_norm.as_ref(), config);
         (self.scratch.attended, self.scratch.codes) = (attended, codes);
     }
 
-    /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x)
-    fn mlp(&mut self, config: &Config, layer: &Layer, adapted: Option<&AdaptedLayer>, n: usize) {
+    /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x), after which comes a product with `next`.
+    fn mlp(&mut self, config: &Config, layer: &Layer, adapted: Option<&AdaptedLayer>, n: usize, next: &[&Matrix]) {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let gate = Linear::new(&layer.gate, adapted, Target::Gate);
         let up = Linear::new(&layer.up, adapted, Target::Up);
@@ -419,10 +427,12 @@ impl Engine {
         let mut inner = std::mem::take(&mut self.scratch.inner);
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
+        self.foresee(&[&layer.down], 1, n);
         self.gated(config, gate, up, rows, &mut inner[..n * intermediate], self.wanted(&[down]));
         (self.scratch.h, self.scratch.codes) = (h, codes);
         let codes = std::mem::take(&mut self.scratch.inner_codes);
         let rows = Rows { rows: &inner[..n * intermediate], columns: intermediate, codes: &codes };
+        self.foresee(next, 1, n);
         self.project_to_residual(down, rows, layer.mlp_post_norm.as_ref(), config);
         (self.scratch.inner, self.scratch.inner_codes) = (inner, codes);
     }
@@ -439,8 +449,6 @@ impl Engine {
         inner: &mut [f32],
         wanted: Wanted,
     ) {
-        /// Tiles in a block of codes.
-        const WIDE: usize = BLOCK / TILE;
         /// Blocks that are computed aside: 64 KiB of floats.
         const ASIDE: usize = (64 << 10) / (BLOCK * size_of::<f32>());
         let intermediate = config.intermediate_size;
@@ -521,6 +529,31 @@ impl Engine {
                 };
                 encode(floats, row, &blocks);
             }
+        });
+    }
+
+    /// Says that the product after the next one is of `matrices`, side by side, with `n` tokens; jobs have whole numbers of
+    /// so many tiles `together`.
+    fn foresee(&mut self, matrices: &[&Matrix], together: usize, n: usize) {
+        /// As much as a thread gets between two products, at most, and as remains in its cache beside their operands.
+        const BYTES: usize = 48 << 10;
+        let total: usize = matrices.iter().map(|matrix| matrix.tiles()).sum();
+        let cut = Cut::new(total.div_ceil(together), self.pool.threads());
+        self.pool.foresee(|worker| {
+            if worker >= cut.jobs() {
+                return Lines::default();
+            }
+            // A thread's first job is likely that of its number.
+            let blocks = cut.tiles(worker);
+            let (mut start, mut end) = (blocks.start * together, blocks.end * together);
+            for matrix in matrices {
+                let tiles = matrix.tiles();
+                if start < tiles {
+                    return first_read(matrix, start..end.min(tiles), n, BYTES);
+                }
+                (start, end) = (start - tiles, end - tiles);
+            }
+            Lines::default()
         });
     }
 

@@ -150,12 +150,6 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        // A hint that cannot fault.
-        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
-    }
-
-    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> uint8x16_t {
         unsafe { vld1q_u8(p) }
     }

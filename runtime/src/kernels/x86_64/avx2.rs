@@ -138,11 +138,6 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> __m256i {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }

@@ -135,11 +135,6 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn load_codes(self, p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
