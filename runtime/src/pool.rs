@@ -111,9 +111,9 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Says what each thread reads first in the region after the next one. While it has nothing to do but wait for that one,
-    /// it asks for these lines, so that memory is busy. Holds until it is called again.
-    pub fn foresee(&mut self, lines: impl Fn(usize) -> Lines) {
+    /// From now on, a thread that waits after a region asks for these lines, so that memory is busy meanwhile: those that it
+    /// likely reads next.
+    pub(crate) fn foresee(&mut self, lines: impl Fn(usize) -> Lines) {
         self.ahead.iter_mut().enumerate().for_each(|(worker, ahead)| *ahead = lines(worker));
     }
 
@@ -202,8 +202,6 @@ fn work(shared: &Shared, worker: usize) {
         if shared.generation.load(SeqCst) == generation {
             // SAFETY: the region is open and we are counted: it stays as it is.
             let region = unsafe { *shared.region.0.get() };
-            // SAFETY: as long as the region; there are as many as threads.
-            ahead = unsafe { (&*region.ahead)[worker] };
             loop {
                 let index = shared.next.fetch_add(1, SeqCst);
                 if index >= region.count {
@@ -215,6 +213,8 @@ fn work(shared: &Shared, worker: usize) {
                     shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(panic);
                 }
             }
+            // SAFETY: the list stands as the region does, for which we are still counted.
+            ahead = unsafe { (&*region.ahead)[worker] };
         }
         shared.active.fetch_sub(1, SeqCst);
     }

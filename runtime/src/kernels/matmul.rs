@@ -175,7 +175,7 @@ impl<C: Codec> Op for InFormat<'_, C> {
         let place = Place { output, first: tiles.start, store };
         let tokens = output.tokens;
         let mut rest = tiles.clone();
-        if tokens * rows == 1 && !dequantized && tiles.len() >= STREAMS {
+        if streams_of(matrix, &tiles, input, tokens) == STREAMS {
             let each = tiles.len() / STREAMS;
             first_lines(matrix, tiles.clone(), STREAMS, AHEAD).for_each(prefetch);
             for index in 0..each {
@@ -279,13 +279,18 @@ pub struct GatedMatMul<'a> {
 }
 
 impl GatedMatMul<'_> {
-    /// Computes it on the instruction set of `kernel`, some tiles at a time: their products stay in the first-level cache.
-    pub fn run(self, kernel: Kernel) {
+    /// Tiles of each matrix that are multiplied before those of the other: their products stay in the first-level cache.
+    pub(crate) fn together(tokens: usize) -> usize {
         /// Floats of one product, in 8 KiB.
         const ASIDE: usize = 2048;
+        (ASIDE / TILE / tokens.max(1)).max(1)
+    }
+
+    /// Computes it on the instruction set of `kernel`.
+    pub fn run(self, kernel: Kernel) {
         let Self { gate, up, activation, tiles, input, output, scratch: [scratch, ups] } = self;
         let tokens = output.tokens;
-        let together = (ASIDE / TILE / tokens.max(1)).max(1);
+        let together = Self::together(tokens);
         check(gate, &tiles, input, output);
         for start in tiles.clone().step_by(together) {
             let part = start..(start + together).min(tiles.end);
@@ -365,9 +370,16 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     }
 }
 
-/// What a product of `tiles` with so many `tokens` reads first, `bytes` of it, in that order.
-pub fn first_read(matrix: &Matrix, tiles: Range<usize>, tokens: usize, bytes: usize) -> Lines {
-    let streams = if tokens == 1 && tiles.len() >= STREAMS { STREAMS } else { 1 };
+/// From how many places a product of `tiles` with so many tokens of such an input reads weights at the same time.
+#[inline(always)]
+fn streams_of(matrix: &Matrix, tiles: &Range<usize>, input: Input, tokens: usize) -> usize {
+    let dequantized = matches!(input, Input::Float(_)) && matrix.format().is_quantized();
+    if tokens * input.rows_each() == 1 && !dequantized && tiles.len() >= STREAMS { STREAMS } else { 1 }
+}
+
+/// What a product of `tiles` with so many tokens of such an input reads first, `bytes` of it, in that order.
+pub(crate) fn first_read(matrix: &Matrix, tiles: Range<usize>, input: Input, tokens: usize, bytes: usize) -> Lines {
+    let streams = streams_of(matrix, &tiles, input, tokens);
     first_lines(matrix, tiles, streams, bytes)
 }
 

@@ -15,7 +15,7 @@ pub mod activations;
 pub mod attention;
 pub mod low_rank;
 pub mod matmul;
-pub mod prefetch;
+pub(crate) mod prefetch;
 pub mod rows;
 mod scalar;
 mod simd;

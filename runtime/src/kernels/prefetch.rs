@@ -16,7 +16,7 @@ pub fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above.
     unsafe {
-        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly));
+        std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;
@@ -41,6 +41,7 @@ impl Lines {
     /// Of `stretches`, each `apart` bytes after the one before, the first `len` bytes.
     #[inline(always)]
     pub fn new(start: *const u8, stretches: usize, apart: usize, len: usize) -> Self {
+        debug_assert!(stretches > 0);
         Self { start: start.addr(), stretches, apart, len, ..Self::default() }
     }
 }

@@ -46,7 +46,7 @@ impl Engine {
             let out = &mut logits[..n * padded];
             // What the next token begins with.
             let first = weights.layers.first().map(Layer::qkv_matrices);
-            self.foresee(first.as_ref().map_or(&[], |qkv| &qkv[..]), 1, n);
+            self.foresee(first.as_ref().map_or(&[], |qkv| &qkv[..]), n);
             let tiles = &mut self.scratch.tiles;
             match few_tiles(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
                 true => self.project_tiles(output, rows_of, out, padded),

@@ -398,7 +398,7 @@ impl Engine {
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let hidden = config.hidden_size;
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-        self.foresee(&[&layer.o], 1, n);
+        self.foresee(&[&layer.o], n);
         self.project(&linears, rows, &mut qkv[..n * width], width, Store::Set);
         (self.scratch.h, self.scratch.codes) = (h, codes);
         self.place(config, layer, index, tokens, runs, &mut qkv);
@@ -412,7 +412,7 @@ impl Engine {
         let (attended, codes) = (std::mem::take(&mut self.scratch.attended), std::mem::take(&mut self.scratch.codes));
         let heads = config.heads * config.head_dim;
         let rows = Rows { rows: &attended[..n * heads], columns: heads, codes: &codes };
-        self.foresee(&[&layer.gate], WIDE, n);
+        self.foresee_gated(&layer.gate, n);
         self.project_to_residual(o, rows, layer.attention_post_norm.as_ref(), config);
         (self.scratch.attended, self.scratch.codes) = (attended, codes);
     }
@@ -427,12 +427,12 @@ impl Engine {
         let mut inner = std::mem::take(&mut self.scratch.inner);
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-        self.foresee(&[&layer.down], 1, n);
+        self.foresee(&[&layer.down], n);
         self.gated(config, gate, up, rows, &mut inner[..n * intermediate], self.wanted(&[down]));
         (self.scratch.h, self.scratch.codes) = (h, codes);
         let codes = std::mem::take(&mut self.scratch.inner_codes);
         let rows = Rows { rows: &inner[..n * intermediate], columns: intermediate, codes: &codes };
-        self.foresee(next, 1, n);
+        self.foresee(next, n);
         self.project_to_residual(down, rows, layer.mlp_post_norm.as_ref(), config);
         (self.scratch.inner, self.scratch.inner_codes) = (inner, codes);
     }
@@ -470,7 +470,7 @@ impl Engine {
         let (kernel, workers, reduced) = (self.kernel, &self.workers, &self.scratch.reduced[..]);
         let encoder = self.scratch.inner_codes.encoder(kernel, n, intermediate);
         let tiles = gate.matrix.tiles();
-        let (cut, activation) = (Cut::new(tiles.div_ceil(WIDE), self.pool.threads()), config.activation);
+        let (cut, activation) = (gated_cut(gate.matrix, self.pool.threads()), config.activation);
         // Columns of `blocks`, from a job's own floats.
         let encode = |floats: &[f32], row: usize, blocks: &Range<usize>| {
             // SAFETY: blocks of jobs are disjoint.
@@ -532,28 +532,48 @@ impl Engine {
         });
     }
 
-    /// Says that the product after the next one is of `matrices`, side by side, with `n` tokens; jobs have whole numbers of
-    /// so many tiles `together`.
-    fn foresee(&mut self, matrices: &[&Matrix], together: usize, n: usize) {
-        /// As much as a thread gets between two products, at most, and as remains in its cache beside their operands.
-        const BYTES: usize = 48 << 10;
-        let total: usize = matrices.iter().map(|matrix| matrix.tiles()).sum();
-        let cut = Cut::new(total.div_ceil(together), self.pool.threads());
-        self.pool.foresee(|worker| {
-            if worker >= cut.jobs() {
-                return Lines::default();
-            }
-            // A thread's first job is likely that of its number.
-            let blocks = cut.tiles(worker);
-            let (mut start, mut end) = (blocks.start * together, blocks.end * together);
-            for matrix in matrices {
+    /// Says that after the next product comes one of `matrices`, side by side, with `n` tokens.
+    fn foresee(&mut self, matrices: &[&Matrix], n: usize) {
+        let cut = Cut::new(matrices.iter().map(|matrix| matrix.tiles()).sum(), self.pool.threads());
+        self.foresee_first(cut, n, |job| {
+            let Range { mut start, mut end } = cut.tiles(job);
+            for &matrix in matrices {
                 let tiles = matrix.tiles();
                 if start < tiles {
-                    return first_read(matrix, start..end.min(tiles), n, BYTES);
+                    return Some((matrix, start..end.min(tiles)));
                 }
                 (start, end) = (start - tiles, end - tiles);
             }
-            Lines::default()
+            None
+        });
+    }
+
+    /// Says that after the next product come those of [`Engine::gated`] with `n` tokens.
+    fn foresee_gated(&mut self, gate: &Matrix, n: usize) {
+        let cut = gated_cut(gate, self.pool.threads());
+        self.foresee_first(cut, n, |job| {
+            let Range { start, end } = cut.tiles(job);
+            let end = (end * WIDE).min(start * WIDE + GatedMatMul::together(n)).min(gate.tiles());
+            Some((gate, start * WIDE..end))
+        });
+    }
+
+    /// Has each thread ask, while it waits, for what its first job reads first. That is the job of its number where there
+    /// are two threads; where more come in another order, memory that one asked for is at least nearer to the others.
+    fn foresee_first<'m>(&mut self, cut: Cut, n: usize, first: impl Fn(usize) -> Option<(&'m Matrix, Range<usize>)>) {
+        /// As much as a thread gets while it waits, at most, and as remains in its cache beside a product's operands.
+        const BYTES: usize = 48 << 10;
+        let precision = self.precision;
+        self.pool.foresee(|worker| {
+            let Some((matrix, tiles)) = (worker < cut.jobs()).then(|| first(worker)).flatten() else {
+                return Lines::default();
+            };
+            let input = match precision {
+                Precision::Fast if matrix.format().is_quantized() => Input::Codes(&[]),
+                Precision::Fine if matrix.format().is_quantized() => Input::Fine(&[]),
+                _ => Input::Float(&[]),
+            };
+            first_read(matrix, tiles, input, n, BYTES)
         });
     }
 
@@ -694,6 +714,11 @@ impl Engine {
         }
         self.scratch.x = x;
     }
+}
+
+/// Jobs of [`Engine::gated`]: in blocks of codes.
+fn gated_cut(gate: &Matrix, threads: usize) -> Cut {
+    Cut::new(gate.tiles().div_ceil(WIDE), threads)
 }
 
 /// `output += B · reduced` for `tiles`, with which `output` begins, and its rows.

@@ -28,8 +28,8 @@ pub struct Limits {
     pub decode_tokens_per_second: f64,
     /// What part of it decoding reached, between the readings.
     pub decode_share: f64,
-    /// What part of it products with the weights reach by themselves, with no norm, no attention, and no waiting for other
-    /// threads between two of them: as far as arithmetic is hidden behind reading.
+    /// What part of it products with the weights reach by themselves, cut in equal parts, with no norm, no attention, and no
+    /// waiting for other threads between two of them.
     pub products_share: f64,
 }
 
@@ -49,11 +49,12 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
     let matrices = model.weights().matrices();
     let parts: Vec<&[u8]> = matrices.iter().map(|matrix| matrix.bytes()).collect();
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let (kernel, threads, precision) = (session.kernel(), session.threads(), session.precision());
+    let (kernel, threads) = (session.kernel(), session.threads());
+    let mut products = Products::new(&matrices, threads, session.precision());
     let (mut readings, mut multiplied, mut written) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..8 * repeat {
         readings.extend((0..READINGS).map(|_| read(&parts, kernel, threads)).skip(1));
-        multiplied.extend((0..READINGS).map(|_| multiply(&matrices, kernel, threads, precision)).skip(1));
+        multiplied.extend((0..READINGS).map(|_| products.measure(kernel)).skip(1));
         session.reset();
         evaluate(session, &tokens[..1], Logits::None)?;
         for count in 2..=needed {
@@ -83,28 +84,56 @@ fn read(parts: &[&[u8]], kernel: Kernel, threads: usize) -> f64 {
     })
 }
 
-/// Milliseconds that `threads` take to multiply all of `matrices` with one token, each its share of every one.
-fn multiply(matrices: &[&Matrix], kernel: Kernel, threads: usize, precision: Precision) -> f64 {
-    let columns = matrices.iter().map(|matrix| matrix.columns()).max().unwrap_or(0);
-    // What the values are takes no time.
-    let floats = vec![0.0; columns];
-    let codes = vec![ActivationBlock::default(); 2 * columns / BLOCK];
-    let input = |matrix: &Matrix| match precision {
-        Precision::Fast if matrix.format().is_quantized() => Input::Codes(&codes[..matrix.columns() / BLOCK]),
-        Precision::Fine if matrix.format().is_quantized() => Input::Fine(&codes[..2 * matrix.columns() / BLOCK]),
-        _ => Input::Float(&floats[..matrix.columns()]),
-    };
-    let tiles = matrices.iter().map(|matrix| matrix.tiles()).max().unwrap_or(0);
-    let mut outputs = vec![0.0; threads * tiles * TILE];
-    let outputs: Vec<_> = outputs.chunks_mut((tiles * TILE).max(1)).map(|row| Output::new(row, row.len())).collect();
-    together(threads, |index| {
-        let mut scratch = Vec::new();
-        for matrix in matrices {
-            let tiles = matrix.tiles() * index / threads..matrix.tiles() * (index + 1) / threads;
-            let (input, output) = (input(matrix), outputs[index]);
-            MatMul { matrix, tiles, input, output, store: Store::Set, scratch: &mut scratch }.run(kernel);
+/// Products of one token with all of a model's matrices, and room for what they take and give.
+struct Products<'a> {
+    matrices: &'a [&'a Matrix],
+    precision: Precision,
+    floats: Vec<f32>,
+    codes: Vec<ActivationBlock>,
+    /// Of each thread.
+    outputs: Vec<Vec<f32>>,
+}
+
+impl<'a> Products<'a> {
+    fn new(matrices: &'a [&'a Matrix], threads: usize, precision: Precision) -> Self {
+        let columns = matrices.iter().map(|matrix| matrix.columns()).max().unwrap_or(0);
+        let rows = matrices.iter().map(|matrix| matrix.tiles() * TILE).max().unwrap_or(TILE);
+        // The time does not depend on the values.
+        let (floats, codes) = (vec![0.0; columns], vec![ActivationBlock::default(); 2 * columns / BLOCK]);
+        Self { matrices, precision, floats, codes, outputs: vec![vec![0.0; rows]; threads] }
+    }
+
+    fn input(&self, matrix: &Matrix) -> Input<'_> {
+        let blocks = matrix.columns() / BLOCK;
+        match self.precision {
+            Precision::Fast if matrix.format().is_quantized() => Input::Codes(&self.codes[..blocks]),
+            Precision::Fine if matrix.format().is_quantized() => Input::Fine(&self.codes[..2 * blocks]),
+            _ => Input::Float(&self.floats[..matrix.columns()]),
         }
-    })
+    }
+
+    /// Milliseconds that all threads take, each for its share of every matrix.
+    fn measure(&mut self, kernel: Kernel) -> f64 {
+        let threads = self.outputs.len();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let rows: Vec<_> = outputs
+            .iter_mut()
+            .map(|row| {
+                let stride = row.len();
+                Output::new(row, stride)
+            })
+            .collect();
+        let time = together(threads, |index| {
+            let mut scratch = Vec::new();
+            for matrix in self.matrices {
+                let tiles = matrix.tiles() * index / threads..matrix.tiles() * (index + 1) / threads;
+                let (input, output, scratch) = (self.input(matrix), rows[index], &mut scratch);
+                MatMul { matrix, tiles, input, output, store: Store::Set, scratch }.run(kernel);
+            }
+        });
+        self.outputs = outputs;
+        time
+    }
 }
 
 /// Milliseconds until the last of `threads` has done its part, from when all are there.
