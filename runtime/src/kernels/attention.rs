@@ -166,7 +166,7 @@ impl<E: Element> Op for AttendSegment<'_, E> {
         let mut first = 0;
         while first < n {
             let count = match n - first {
-                8.. if S::ACCUMULATORS >= 8 => 8,
+                8.. if S::REGISTERS >= 32 => 8,
                 left => left.min(4),
             };
             let range = first..first + count;

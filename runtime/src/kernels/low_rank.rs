@@ -60,7 +60,7 @@ fn by_tokens<S: Simd, E: Element>(s: S, op: &ThinMatMul) {
                 // SAFETY: `run` bounds tiles by the stride and tokens by both rows; the group is
                 // at most what is left.
                 unsafe {
-                    if group >= 4 && S::ACCUMULATORS > 4 {
+                    if group >= 4 && S::REGISTERS >= 32 {
                         dot::<S, E, 4>(s, op, tile, half, token);
                         token += 4;
                     } else if group >= 2 {

@@ -103,15 +103,36 @@ impl<'a> Input<'a> {
     }
 }
 
-/// How many parts of a tile, each as wide as a register, are multiplied in one pass with so many rows: all, where their
-/// accumulators fit into the registers. A pass asks memory for whole cache lines: were each part to go alone, the first
-/// would wait for all of them, and the others would ask for nothing.
-#[inline(always)]
-fn parts_of<S: Simd>(rows: usize) -> usize {
-    // All parts go together with one row or two: `product` has no instances for more.
-    const { assert!(S::ACCUMULATORS <= GROUP && (S::LANES == TILE || S::ACCUMULATORS * S::LANES < 3 * TILE)) };
-    let parts = TILE / S::LANES;
-    if parts * rows <= S::ACCUMULATORS { parts } else { 1 }
+/// What is multiplied in one pass: parts of a tile, each as wide as a register, with rows of activations.
+struct Pass<S, C>(PhantomData<(S, C)>);
+
+impl<S: Simd, C: Codec> Pass<S, C> {
+    /// Parts of a tile.
+    const PARTS: usize = TILE / S::LANES;
+    /// Rows times parts whose accumulators fit into the registers, beside weights, activations, and what unpacking takes.
+    const ACCUMULATORS: usize = match S::REGISTERS {
+        32.. => GROUP,
+        16.. => 6 - C::UNPACKING,
+        _ => 2,
+    };
+    /// Most rows: as many as fit with all parts, if that is three or more, since an activation is then loaded once for
+    /// all parts; else as many as fit with one.
+    const ROWS: usize =
+        if Self::ACCUMULATORS / Self::PARTS >= 3 { Self::ACCUMULATORS / Self::PARTS } else { Self::ACCUMULATORS };
+
+    /// Parts that go together with so many rows: all, where they fit. A pass asks memory for whole cache lines: were each
+    /// part to go alone, the first would wait for all of them, and the others would ask for nothing.
+    #[inline(always)]
+    fn parts(rows: usize) -> usize {
+        if Self::PARTS * rows <= Self::ACCUMULATORS { Self::PARTS } else { 1 }
+    }
+
+    /// How many of the `left` tokens, each of so many rows, come next: not so many that one is left over alone.
+    #[inline(always)]
+    fn tokens(left: usize, rows: usize) -> usize {
+        let most = if rows == 1 { Self::ROWS } else { Self::ACCUMULATORS / rows };
+        if left == most + 1 { left.div_ceil(2) } else { left.min(most) }
+    }
 }
 
 /// The product of a part and token, the `i`th of all: the sum of the token's rows' products.
@@ -191,8 +212,8 @@ impl<C: Codec> Op for InFormat<'_, C> {
             let weights = Tiles { first, apart: 0, columns, ask };
             let mut token = 0;
             while token < tokens {
-                let group = (tokens - token).min(S::ACCUMULATORS / rows);
-                let parts = parts_of::<S>(group * rows);
+                let group = Pass::<S, C>::tokens(tokens - token, rows);
+                let parts = Pass::<S, C>::parts(group * rows);
                 for part in (0..TILE / S::LANES).step_by(parts) {
                     let mut sums = [s.splat(0.0); GROUP];
                     product::<S, C>(s, weights, part..part + parts, x, token * rows, group * rows, &mut sums);
@@ -425,6 +446,8 @@ trait Codec {
     /// Activations of [`Codec::COLUMNS`] columns.
     type X;
     const COLUMNS: usize;
+    /// Accumulators that have no room where there are sixteen registers, as unpacking takes it.
+    const UNPACKING: usize = 0;
 
     /// Rows of them, where `input` is of this kind.
     fn rows(input: Input<'_>) -> &[Self::X];
@@ -468,19 +491,20 @@ fn product<S: Simd, C: Codec>(
     }
     // Of several parts, the instances for other widths of a register are left out: widths are constants.
     match (parts.len(), group) {
-        (2, 1) if TILE / S::LANES == 2 => tokens!(1, 2),
-        (2, 2) if TILE / S::LANES == 2 => tokens!(2, 2),
-        (4, 1) if TILE / S::LANES == 4 => tokens!(1, 4),
-        (4, 2) if TILE / S::LANES == 4 => tokens!(2, 4),
+        (2, 1) if Pass::<S, C>::PARTS == 2 => tokens!(1, 2),
+        (2, 2) if Pass::<S, C>::PARTS == 2 => tokens!(2, 2),
+        (2, 3) if Pass::<S, C>::PARTS == 2 && Pass::<S, C>::ROWS == 3 => tokens!(3, 2),
+        (4, 1) if Pass::<S, C>::PARTS == 4 => tokens!(1, 4),
+        (4, 2) if Pass::<S, C>::PARTS == 4 => tokens!(2, 4),
         (1, 1) => tokens!(1),
         (1, 2) => tokens!(2),
-        (1, 3) if S::ACCUMULATORS > 2 => tokens!(3),
-        (1, 4) if S::ACCUMULATORS > 2 => tokens!(4),
-        (1, 5) if S::ACCUMULATORS > 4 => tokens!(5),
-        (1, 6) if S::ACCUMULATORS > 4 => tokens!(6),
-        (1, 7) if S::ACCUMULATORS > 4 => tokens!(7),
-        (1, 8) if S::ACCUMULATORS > 4 => tokens!(8),
-        _ => unreachable!("as `parts_of` has it, and groups are at most ACCUMULATORS rows"),
+        (1, 3) if Pass::<S, C>::ROWS > 3 => tokens!(3),
+        (1, 4) if Pass::<S, C>::ACCUMULATORS >= 4 => tokens!(4),
+        (1, 5) if Pass::<S, C>::ACCUMULATORS > 6 => tokens!(5),
+        (1, 6) if Pass::<S, C>::ACCUMULATORS >= 6 => tokens!(6),
+        (1, 7) if Pass::<S, C>::ACCUMULATORS > 6 => tokens!(7),
+        (1, 8) if Pass::<S, C>::ACCUMULATORS > 6 => tokens!(8),
+        _ => unreachable!("as `Pass` has it"),
     }
 }
 
@@ -608,6 +632,11 @@ unsafe fn add_block<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 impl<Q: Quantized> Codec for Q {
     type X = ActivationBlock;
     const COLUMNS: usize = BLOCK;
+    /// Fifth bits stay in registers for half a block.
+    const UNPACKING: usize = match Q::FORMAT {
+        Format::Q5_0 | Format::Q5_1 => 2,
+        _ => 0,
+    };
 
     fn rows(input: Input<'_>) -> &[ActivationBlock] {
         match input {

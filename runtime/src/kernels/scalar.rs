@@ -13,8 +13,8 @@ const N: usize = 16;
 // SAFETY: no features are assumed; pointers are read and written as the trait says.
 unsafe impl Simd for Scalar {
     const LANES: usize = N;
-    // No registers: the fewest that kernels take, as each number of rows is compiled by itself.
-    const ACCUMULATORS: usize = 2;
+    // So that kernels take the fewest rows: each number of them is compiled by itself.
+    const REGISTERS: usize = 0;
     type F = [f32; N];
     type I = [i32; N];
     type W = [[u8; 4]; N];

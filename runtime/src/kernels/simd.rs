@@ -17,8 +17,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// What [`Simd::add_signed_products`] takes each code to be larger by.
     const SIGNED_OFFSET: i32 = 0;
-    /// Rows of activations times parts of a tile, each part a register wide, whose accumulators fit into the registers.
-    const ACCUMULATORS: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
     /// `LANES` × f32.
     type F: Copy;
     /// `LANES` × i32.

@@ -37,7 +37,7 @@ unsafe fn sdot(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
 
 unsafe impl Simd for Neon {
     const LANES: usize = 4;
-    const ACCUMULATORS: usize = 8;
+    const REGISTERS: usize = 32;
     type F = float32x4_t;
     type I = int32x4_t;
     type W = uint8x16_t;

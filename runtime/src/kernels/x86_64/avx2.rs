@@ -25,7 +25,7 @@ impl Avx2 {
 
 unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
-    const ACCUMULATORS: usize = 4;
+    const REGISTERS: usize = 16;
     type F = __m256;
     type I = __m256i;
     type W = __m256i;

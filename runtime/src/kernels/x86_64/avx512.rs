@@ -30,7 +30,7 @@ impl Avx512 {
 
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
-    const ACCUMULATORS: usize = 8;
+    const REGISTERS: usize = 32;
     const SIGNED_OFFSET: i32 = 128;
     type F = __m512;
     type I = __m512i;
