@@ -5,7 +5,8 @@
 //! takes jobs too, and when none is left it waits only for workers that hold one. So a
 //! worker that the system has put aside delays nothing, and a region is correct even if no
 //! worker comes. Between regions workers spin, then yield, and sleep only when no region
-//! has come for [`AWAKE`]; decoding never lets that happen.
+//! has come for [`AWAKE`]; decoding never lets that happen. Before they spin, they ask memory
+//! for what they will read next.
 //!
 //! Not here: what the jobs do, and any splitting that would change results.
 
@@ -291,6 +292,9 @@ mod tests {
     fn every_job_runs_once() {
         for threads in [1, 2, 3, 8] {
             let mut pool = Pool::new(threads);
+            let weights = [0u8; 4096];
+            // Waiting with something to do is waiting.
+            pool.foresee(|worker| Lines::new(weights.as_ptr().wrapping_add(worker * 64), 4, 1024, 512));
             for count in [0, 1, 2, 3, 100, 1000] {
                 let hits: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(count, |index, worker| {

@@ -192,7 +192,7 @@ impl<C: Codec> Op for InFormat<'_, C> {
     fn run<S: Simd>(self, s: S) {
         let MatMul { matrix, tiles, input, output, store, scratch } = self.0;
         let (x, rows) = (C::rows(input), input.rows_each());
-        let dequantized = matches!(input, Input::Float(_)) && matrix.format().is_quantized();
+        let dequantized = is_dequantized(matrix, input);
         let place = Place { output, first: tiles.start, store };
         let tokens = output.tokens;
         let mut rest = tiles.clone();
@@ -391,11 +391,17 @@ fn check(matrix: &Matrix, tiles: &Range<usize>, input: Input, output: Output) {
     }
 }
 
+/// Whether codes meet floats, for which each tile becomes floats too.
+#[inline(always)]
+fn is_dequantized(matrix: &Matrix, input: Input) -> bool {
+    matches!(input, Input::Float(_)) && matrix.format().is_quantized()
+}
+
 /// From how many places a product of `tiles` with so many tokens of such an input reads weights at the same time.
 #[inline(always)]
 fn streams_of(matrix: &Matrix, tiles: &Range<usize>, input: Input, tokens: usize) -> usize {
-    let dequantized = matches!(input, Input::Float(_)) && matrix.format().is_quantized();
-    if tokens * input.rows_each() == 1 && !dequantized && tiles.len() >= STREAMS { STREAMS } else { 1 }
+    let single = tokens * input.rows_each() == 1 && !is_dequantized(matrix, input);
+    if single && tiles.len() >= STREAMS { STREAMS } else { 1 }
 }
 
 /// What a product of `tiles` with so many tokens of such an input reads first, `bytes` of it, in that order.

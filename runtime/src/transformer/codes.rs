@@ -36,6 +36,11 @@ impl Codes {
         Ok(Self { blocks, fine })
     }
 
+    /// No rows: [`Codes::input`] of none is of the kind that rows would be of.
+    pub(super) fn none(precision: Precision) -> Self {
+        Self { blocks: Vec::new(), fine: precision == Precision::Fine }
+    }
+
     /// Where jobs write codes of `rows` rows of `width`.
     pub(super) fn encoder(&mut self, kernel: Kernel, rows: usize, width: usize) -> Encoder {
         // Not so where a job panicked, the host went on, and the buffer was lost.

@@ -563,17 +563,10 @@ impl Engine {
     fn foresee_first<'m>(&mut self, cut: Cut, n: usize, first: impl Fn(usize) -> Option<(&'m Matrix, Range<usize>)>) {
         /// As much as a thread gets while it waits, at most, and as remains in its cache beside a product's operands.
         const BYTES: usize = 48 << 10;
-        let precision = self.precision;
-        self.pool.foresee(|worker| {
-            let Some((matrix, tiles)) = (worker < cut.jobs()).then(|| first(worker)).flatten() else {
-                return Lines::default();
-            };
-            let input = match precision {
-                Precision::Fast if matrix.format().is_quantized() => Input::Codes(&[]),
-                Precision::Fine if matrix.format().is_quantized() => Input::Fine(&[]),
-                _ => Input::Float(&[]),
-            };
-            first_read(matrix, tiles, input, n, BYTES)
+        let (exact, none) = (self.precision == Precision::Exact, Codes::none(self.precision));
+        self.pool.foresee(|worker| match (worker < cut.jobs()).then(|| first(worker)).flatten() {
+            Some((matrix, tiles)) => first_read(matrix, tiles, input(matrix, exact, &[], &none), n, BYTES),
+            None => Lines::default(),
         });
     }
 

@@ -90,8 +90,9 @@ struct Products<'a> {
     precision: Precision,
     floats: Vec<f32>,
     codes: Vec<ActivationBlock>,
-    /// Of each thread.
-    outputs: Vec<Vec<f32>>,
+    /// Most rows of a matrix, in whole tiles, and room for so many of each thread.
+    rows: usize,
+    outputs: Vec<f32>,
 }
 
 impl<'a> Products<'a> {
@@ -100,7 +101,7 @@ impl<'a> Products<'a> {
         let rows = matrices.iter().map(|matrix| matrix.tiles() * TILE).max().unwrap_or(TILE);
         // The time does not depend on the values.
         let (floats, codes) = (vec![0.0; columns], vec![ActivationBlock::default(); 2 * columns / BLOCK]);
-        Self { matrices, precision, floats, codes, outputs: vec![vec![0.0; rows]; threads] }
+        Self { matrices, precision, floats, codes, rows, outputs: vec![0.0; threads * rows] }
     }
 
     fn input(&self, matrix: &Matrix) -> Input<'_> {
@@ -114,24 +115,18 @@ impl<'a> Products<'a> {
 
     /// Milliseconds that all threads take, each for its share of every matrix.
     fn measure(&mut self, kernel: Kernel) -> f64 {
-        let threads = self.outputs.len();
-        let mut outputs = std::mem::take(&mut self.outputs);
-        let rows: Vec<_> = outputs
-            .iter_mut()
-            .map(|row| {
-                let stride = row.len();
-                Output::new(row, stride)
-            })
-            .collect();
+        let mut floats = std::mem::take(&mut self.outputs);
+        let outputs: Vec<_> = floats.chunks_exact_mut(self.rows).map(|row| Output::new(row, self.rows)).collect();
+        let threads = outputs.len();
         let time = together(threads, |index| {
             let mut scratch = Vec::new();
             for matrix in self.matrices {
                 let tiles = matrix.tiles() * index / threads..matrix.tiles() * (index + 1) / threads;
-                let (input, output, scratch) = (self.input(matrix), rows[index], &mut scratch);
+                let (input, output, scratch) = (self.input(matrix), outputs[index], &mut scratch);
                 MatMul { matrix, tiles, input, output, store: Store::Set, scratch }.run(kernel);
             }
         });
-        self.outputs = outputs;
+        self.outputs = floats;
         time
     }
 }
