@@ -129,7 +129,7 @@ fn products_have_the_same_bits() {
 fn first_lines_are_those_of_the_tiles() {
     let matrix = &matrix(Format::Q4_1, 150, 64, &mut Random(7));
     let (start, tile) = (matrix.bytes().as_ptr().addr(), matrix.tile_bytes());
-    for tiles in [0..4, 3..10, 2..3, 9..9] {
+    for tiles in [0..4, 1..10, 2..3, 9..9] {
         // Only a single row of activations meets several places at once.
         for (input, tokens, places) in
             [(Input::Codes(&[]), 1, 4), (Input::Codes(&[]), 2, 1), (Input::Fine(&[]), 1, 1), (Input::Float(&[]), 1, 1)]
