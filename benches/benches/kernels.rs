@@ -152,7 +152,8 @@ fn attention(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention of a segment");
     let head_dim = 64;
     let part: Vec<u16> = values(2 * PAGE_TOKENS * head_dim).iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
-    let pages = [PagePart(part.as_ptr()); SEGMENT_PAGES];
+    let parts: Vec<_> = (0..SEGMENT_PAGES).map(|_| part.clone()).collect();
+    let pages: [_; SEGMENT_PAGES] = std::array::from_fn(|page| PagePart(parts[page].as_ptr()));
     let queries = values(QUERIES * head_dim);
     let last = SEGMENT_PAGES * PAGE_TOKENS - 1;
     group.throughput(Throughput::Bytes((part.len() * 2 * SEGMENT_PAGES) as u64));

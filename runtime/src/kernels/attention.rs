@@ -7,7 +7,7 @@
 //! over the head, without any sum across lanes.
 
 use super::Op;
-use super::prefetch::prefetch;
+use super::prefetch::{LINE, prefetch};
 use super::simd::{Simd, exp, max16, sum16};
 
 /// Positions in a page of the KV cache, and in a block of the online softmax.
@@ -159,80 +159,98 @@ impl<E: Element> Op for AttendSegment<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n = self.queries.len();
-        assert!(n <= QUERIES && self.positions.len() == n && self.softmax.len() == n);
-        assert!(self.values.len() == n * self.head_dim && self.head_dim.is_multiple_of(16));
-        let AttendSegment { pages, start, head_dim, window, softmax, values, .. } = self;
-        let mut first = 0;
-        while first < n {
-            let count = match n - first {
-                8.. if S::REGISTERS >= 32 => 8,
-                left => left.min(4),
-            };
-            let range = first..first + count;
-            let op = AttendSegment {
-                pages,
-                start,
+        let AttendSegment { pages, start, head_dim, queries, positions, window, softmax, values } = self;
+        let n = queries.len();
+        assert!(n <= QUERIES && positions.len() == n && softmax.len() == n);
+        assert!(values.len() == n * head_dim && head_dim.is_multiple_of(16));
+        for (index, &page) in pages.iter().enumerate() {
+            let mut page = Page {
+                part: page,
+                start: start + index * PAGE_TOKENS,
                 head_dim,
-                queries: &self.queries[range.clone()],
-                positions: &self.positions[range.clone()],
-                window,
-                softmax: &mut softmax[range.clone()],
-                values: &mut values[range.start * head_dim..range.end * head_dim],
+                // Pages lie apart, so that the processor does not see by itself what comes next.
+                next: pages.get(index + 1).copied(),
             };
-            match count {
-                1 => attend::<S, E, 1>(s, op),
-                2 => attend::<S, E, 2>(s, op),
-                3 => attend::<S, E, 3>(s, op),
-                4 => attend::<S, E, 4>(s, op),
-                _ => attend::<S, E, 8>(s, op),
+            // All queries meet a page while it is in the first-level cache.
+            let mut first = 0;
+            while first < n {
+                let count = match n - first {
+                    8.. if S::REGISTERS >= 32 => 8,
+                    left => left.min(4),
+                };
+                let range = first..first + count;
+                let group = Group {
+                    queries: &queries[range.clone()],
+                    positions: &positions[range.clone()],
+                    window,
+                    softmax: &mut softmax[range.clone()],
+                    values: &mut values[range.start * head_dim..range.end * head_dim],
+                };
+                match count {
+                    1 => attend::<S, E, 1>(s, page, group),
+                    2 => attend::<S, E, 2>(s, page, group),
+                    3 => attend::<S, E, 3>(s, page, group),
+                    4 => attend::<S, E, 4>(s, page, group),
+                    _ => attend::<S, E, 8>(s, page, group),
+                }
+                first += count;
+                page.next = None;
             }
-            first += count;
         }
     }
 }
 
+/// A page of the segment.
+#[derive(Clone, Copy)]
+struct Page<E> {
+    part: PagePart<E>,
+    /// Position of its first token.
+    start: usize,
+    head_dim: usize,
+    /// What memory is asked for meanwhile.
+    next: Option<PagePart<E>>,
+}
+
+/// Queries that share the loads of a page: those of an [`AttendSegment`], or some of them.
+struct Group<'a> {
+    queries: &'a [*const f32],
+    positions: &'a [usize],
+    window: usize,
+    softmax: &'a mut [Softmax],
+    values: &'a mut [f32],
+}
+
 #[inline(always)]
-fn attend<S: Simd, E: Element, const N: usize>(s: S, op: AttendSegment<'_, E>) {
-    let newest = op.positions.iter().copied().max().unwrap_or(0);
-    let oldest = op.positions.iter().map(|p| (p + 1).saturating_sub(op.window)).min().unwrap_or(0);
-    let mut scores = [[0.0f32; PAGE_TOKENS]; N];
-    for (index, page) in op.pages.iter().enumerate() {
-        let start = op.start + index * PAGE_TOKENS;
-        if start > newest || start + PAGE_TOKENS <= oldest {
-            continue;
-        }
-        let filled = (newest + 1 - start).min(PAGE_TOKENS);
-        let keys = page.0;
-        // SAFETY: a page part holds the keys and then the values, as its type says.
-        let values = unsafe { keys.add(PAGE_TOKENS * op.head_dim) };
-        let queries: [*const f32; N] = std::array::from_fn(|q| op.queries[q]);
-        // Pages lie apart, so that the processor does not see by itself what comes next.
-        let next = op.pages.get(index + 1).map_or(keys, |next| next.0);
-        // SAFETY: as above; queries are head_dim long.
-        unsafe { score_block::<S, E, N>(s, keys, filled, op.head_dim, &queries, &mut scores, next) };
-        for (scores, &position) in scores.iter_mut().zip(op.positions) {
-            mask(scores, start, position, (position + 1).saturating_sub(op.window));
-        }
-        let corrections = soften::<S, N>(s, &mut scores, op.softmax);
-        // SAFETY: as above; op.values is [N, head_dim].
-        unsafe { weigh_block::<S, E, N>(s, values, filled, op.head_dim, &scores, &corrections, op.values, next) };
+fn attend<S: Simd, E: Element, const N: usize>(s: S, page: Page<E>, group: Group<'_>) {
+    let newest = group.positions.iter().copied().max().unwrap_or(0);
+    let oldest = group.positions.iter().map(|p| (p + 1).saturating_sub(group.window)).min().unwrap_or(0);
+    if page.start > newest || page.start + PAGE_TOKENS <= oldest {
+        return;
     }
+    let filled = (newest + 1 - page.start).min(PAGE_TOKENS);
+    let queries: [*const f32; N] = std::array::from_fn(|q| group.queries[q]);
+    let mut scores = [[0.0f32; PAGE_TOKENS]; N];
+    // SAFETY: queries are head_dim long.
+    unsafe { score_block::<S, E, N>(s, page, filled, &queries, &mut scores) };
+    for (scores, &position) in scores.iter_mut().zip(group.positions) {
+        mask(scores, page.start, position, (position + 1).saturating_sub(group.window));
+    }
+    let corrections = soften::<S, N>(s, &mut scores, group.softmax);
+    // SAFETY: the group's values are [N, head_dim].
+    unsafe { weigh_block::<S, E, N>(s, page, filled, &scores, &corrections, group.values) };
 }
 
 /// `scores[q][key] = Σ_d query[q][d] · key[d]`, for whole groups of 16 keys up to `filled`.
 ///
 /// # Safety
-/// `keys` is `[4, head_dim, 16]`, each query `head_dim` long.
+/// Each query is `head_dim` long.
 #[inline(always)]
 unsafe fn score_block<S: Simd, E: Element, const N: usize>(
     s: S,
-    keys: *const E,
+    Page { part: PagePart(keys), head_dim, next, .. }: Page<E>,
     filled: usize,
-    head_dim: usize,
     queries: &[*const f32; N],
     scores: &mut [[f32; PAGE_TOKENS]; N],
-    next: *const E,
 ) {
     // Two registers of keys at a time: with four queries, eight sums hide the latency of fma.
     for first in (0..filled.next_multiple_of(16)).step_by(2 * S::LANES) {
@@ -241,16 +259,23 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
         let mut sums = [[s.splat(0.0); 2]; N];
         // The second register may lie behind the filled groups: still inside the page.
         let (a, b) = (column(first), column(second));
-        for d in 0..head_dim {
-            // SAFETY: both columns lie in the page (32 keys at most per step, 64 in all).
-            unsafe {
-                prefetch(next.wrapping_add(a + d * 16));
-                prefetch(next.wrapping_add(b + d * 16));
-                let keys = [E::load(s, keys.add(a + d * 16)), E::load(s, keys.add(b + d * 16))];
-                for q in 0..N {
-                    let x = s.splat(*queries[q].add(d));
-                    sums[q][0] = s.fma(x, keys[0], sums[q][0]);
-                    sums[q][1] = s.fma(x, keys[1], sums[q][1]);
+        // Keys of two columns are a cache line or more; head_dim is a multiple of sixteen.
+        for d in (0..head_dim).step_by(2) {
+            if let Some(PagePart(next)) = next {
+                let at = first * head_dim + d * 2 * S::LANES;
+                for line in 0..(4 * S::LANES * size_of::<E>()).div_ceil(LINE) {
+                    prefetch(next.wrapping_add(at).wrapping_byte_add(line * LINE));
+                }
+            }
+            for d in [d, d + 1] {
+                // SAFETY: both columns lie in the page (32 keys at most per step, 64 in all).
+                unsafe {
+                    let keys = [E::load(s, keys.add(a + d * 16)), E::load(s, keys.add(b + d * 16))];
+                    for q in 0..N {
+                        let x = s.splat(*queries[q].add(d));
+                        sums[q][0] = s.fma(x, keys[0], sums[q][0]);
+                        sums[q][1] = s.fma(x, keys[1], sums[q][1]);
+                    }
                 }
             }
         }
@@ -330,26 +355,25 @@ fn soften<S: Simd, const N: usize>(s: S, scores: &mut [[f32; PAGE_TOKENS]; N], s
 /// `values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]`
 ///
 /// # Safety
-/// `rows` is `[64, head_dim]`.
+/// `values` is `[N, head_dim]`.
 #[allow(clippy::needless_range_loop, reason = "q runs over four arrays at once")]
-#[allow(clippy::too_many_arguments, reason = "all that a block has")]
 #[inline(always)]
 unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
     s: S,
-    rows: *const E,
+    Page { part: PagePart(keys), head_dim, next: next_page, .. }: Page<E>,
     filled: usize,
-    head_dim: usize,
     weights: &[[f32; PAGE_TOKENS]; N],
     corrections: &[f32; 16],
     values: &mut [f32],
-    next: *const E,
 ) {
-    let next_rows = next.wrapping_add(PAGE_TOKENS * head_dim);
+    let rows = keys.wrapping_add(PAGE_TOKENS * head_dim);
     let mut at = 0;
     while at < head_dim {
         let two = at + 2 * S::LANES <= head_dim;
         let next = if two { at + S::LANES } else { at };
         let mut sums = [[s.splat(0.0); 2]; N];
+        // Once for each cache line of a row.
+        let ask = next_page.filter(|_| (at * size_of::<E>()).is_multiple_of(LINE));
         // SAFETY: at and next are columns of a row of head_dim, filled ≤ 64 rows.
         unsafe {
             for q in 0..N {
@@ -359,7 +383,9 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
             }
             for key in 0..filled {
                 let row = rows.add(key * head_dim);
-                prefetch(next_rows.wrapping_add(key * head_dim + at));
+                if let Some(PagePart(next)) = ask {
+                    prefetch(next.wrapping_add((PAGE_TOKENS + key) * head_dim + at));
+                }
                 let value = [E::load(s, row.add(at)), E::load(s, row.add(next))];
                 for q in 0..N {
                     let weight = s.splat(*weights[q].get_unchecked(key));

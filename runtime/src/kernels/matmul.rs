@@ -109,12 +109,9 @@ struct Pass<S, C>(PhantomData<(S, C)>);
 impl<S: Simd, C: Codec> Pass<S, C> {
     /// Parts of a tile.
     const PARTS: usize = TILE / S::LANES;
-    /// Rows times parts whose accumulators fit into the registers, beside weights, activations, and what unpacking takes.
-    const ACCUMULATORS: usize = match S::REGISTERS {
-        32.. => GROUP,
-        16.. => 6 - C::UNPACKING,
-        _ => 2,
-    };
+    /// Rows times parts, of which each has an accumulator. With sixteen registers some are in memory at times, which costs less
+    /// than to load weights and activations more often.
+    const ACCUMULATORS: usize = if S::REGISTERS >= 16 { GROUP } else { 2 };
     /// Most rows: as many as fit with all parts, if that is three or more, since an activation is then loaded once for
     /// all parts; else as many as fit with one.
     const ROWS: usize =
@@ -130,15 +127,9 @@ impl<S: Simd, C: Codec> Pass<S, C> {
     /// How many of the `left` tokens, each of so many rows, come next: not so many that one is left over alone.
     #[inline(always)]
     fn tokens(left: usize, rows: usize) -> usize {
-        let most = if rows == 1 { Self::ROWS } else { Self::ACCUMULATORS / rows };
+        let most = Self::ROWS / rows;
         if left == most + 1 { left.div_ceil(2) } else { left.min(most) }
     }
-}
-
-/// The product of a part and token, the `i`th of all: the sum of the token's rows' products.
-#[inline(always)]
-fn of_token<S: Simd>(s: S, sums: &[S::F; GROUP], rows: usize, i: usize) -> S::F {
-    if rows == 2 { s.add(sums[2 * i], sums[2 * i + 1]) } else { sums[i] }
 }
 
 /// `out[t, rows of tiles] (+)= matrix · x[t]`.
@@ -215,15 +206,7 @@ impl<C: Codec> Op for InFormat<'_, C> {
                 let group = Pass::<S, C>::tokens(tokens - token, rows);
                 let parts = Pass::<S, C>::parts(group * rows);
                 for part in (0..TILE / S::LANES).step_by(parts) {
-                    let mut sums = [s.splat(0.0); GROUP];
-                    product::<S, C>(s, weights, part..part + parts, x, token * rows, group * rows, &mut sums);
-                    for p in 0..parts {
-                        for i in 0..group {
-                            let sum = of_token(s, &sums, rows, p * group + i);
-                            // SAFETY: `check` bounds tiles by the stride and tokens by the rows; a thread owns its tiles.
-                            unsafe { place.put(s, tile, part + p, token + i, sum) };
-                        }
-                    }
+                    pass::<S, C>(s, weights, part..part + parts, x, (token..token + group, rows), (place, tile));
                 }
                 token += group;
             }
@@ -452,8 +435,6 @@ trait Codec {
     /// Activations of [`Codec::COLUMNS`] columns.
     type X;
     const COLUMNS: usize;
-    /// Accumulators that have no room where there are sixteen registers, as unpacking takes it.
-    const UNPACKING: usize = 0;
 
     /// Rows of them, where `input` is of this kind.
     fn rows(input: Input<'_>) -> &[Self::X];
@@ -470,46 +451,55 @@ trait Codec {
     ) -> [[[S::F; T]; P]; N];
 }
 
-/// `sums[p · group + i] = part p of parts · x[row + i]` for i < group.
+/// The products of parts of a tile with `tokens`, each of so many rows of `x`, go to their place.
 #[inline(always)]
-fn product<S: Simd, C: Codec>(
+fn pass<S: Simd, C: Codec>(
     s: S,
-    tile: Tiles,
+    weights: Tiles,
     parts: Range<usize>,
     x: &[C::X],
-    row: usize,
-    group: usize,
-    sums: &mut [S::F; GROUP],
+    (tokens, rows): (Range<usize>, usize),
+    (place, tile): (Place, usize),
 ) {
     // The first rows, and of a tile's parts the first, bring the weights into the cache.
-    let tile = if row == 0 && parts.start == 0 { tile } else { Tiles { ask: 0, ..tile } };
-    let width = tile.columns / C::COLUMNS;
-    let x = x[row * width..(row + group) * width].as_ptr();
-    macro_rules! tokens {
+    let weights = if tokens.start == 0 && parts.start == 0 { weights } else { Tiles { ask: 0, ..weights } };
+    let width = weights.columns / C::COLUMNS;
+    let x = x[tokens.start * rows * width..tokens.end * rows * width].as_ptr();
+    macro_rules! rows {
         ($n:literal) => {
-            tokens!($n, 1)
+            rows!($n, 1)
         };
         ($n:literal, $parts:literal) => {{
-            // SAFETY: x has just been cut to the group's rows, and the caller has a whole tile with these parts.
-            let [products] = unsafe { C::dot::<S, $n, $parts, 1>(s, tile, parts.start, x) };
-            sums[..$n * $parts].copy_from_slice(products.as_flattened());
+            // SAFETY: x has just been cut to these tokens' rows, and the caller has a whole tile with these parts. `check`
+            // bounds tiles by the stride and tokens by the output's; a thread owns its tiles.
+            unsafe {
+                let [products] = C::dot::<S, $n, $parts, 1>(s, weights, parts.start, x);
+                for (part, products) in products.into_iter().enumerate() {
+                    // A token's product is the sum of its rows'.
+                    for i in 0..$n / rows {
+                        let sum = if rows == 1 { products[i] } else { s.add(products[2 * i], products[2 * i + 1]) };
+                        place.put(s, tile, parts.start + part, tokens.start + i, sum);
+                    }
+                }
+            }
         }};
     }
     // Of several parts, the instances for other widths of a register are left out: widths are constants.
-    match (parts.len(), group) {
-        (2, 1) if Pass::<S, C>::PARTS == 2 => tokens!(1, 2),
-        (2, 2) if Pass::<S, C>::PARTS == 2 => tokens!(2, 2),
-        (2, 3) if Pass::<S, C>::PARTS == 2 && Pass::<S, C>::ROWS == 3 => tokens!(3, 2),
-        (4, 1) if Pass::<S, C>::PARTS == 4 => tokens!(1, 4),
-        (4, 2) if Pass::<S, C>::PARTS == 4 => tokens!(2, 4),
-        (1, 1) => tokens!(1),
-        (1, 2) => tokens!(2),
-        (1, 3) if Pass::<S, C>::ROWS > 3 => tokens!(3),
-        (1, 4) if Pass::<S, C>::ACCUMULATORS >= 4 => tokens!(4),
-        (1, 5) if Pass::<S, C>::ACCUMULATORS > 6 => tokens!(5),
-        (1, 6) if Pass::<S, C>::ACCUMULATORS >= 6 => tokens!(6),
-        (1, 7) if Pass::<S, C>::ACCUMULATORS > 6 => tokens!(7),
-        (1, 8) if Pass::<S, C>::ACCUMULATORS > 6 => tokens!(8),
+    match (parts.len(), tokens.len() * rows) {
+        (2, 1) if Pass::<S, C>::PARTS == 2 => rows!(1, 2),
+        (2, 2) if Pass::<S, C>::PARTS == 2 => rows!(2, 2),
+        (2, 3) if Pass::<S, C>::PARTS == 2 => rows!(3, 2),
+        (2, 4) if Pass::<S, C>::PARTS == 2 => rows!(4, 2),
+        (4, 1) if Pass::<S, C>::PARTS == 4 => rows!(1, 4),
+        (4, 2) if Pass::<S, C>::PARTS == 4 => rows!(2, 4),
+        (1, 1) if Pass::<S, C>::PARTS == 1 || Pass::<S, C>::ACCUMULATORS == 2 => rows!(1),
+        (1, 2) if Pass::<S, C>::PARTS == 1 || Pass::<S, C>::ACCUMULATORS == 2 => rows!(2),
+        (1, 3) if Pass::<S, C>::ROWS == 8 => rows!(3),
+        (1, 4) if Pass::<S, C>::ROWS == 8 => rows!(4),
+        (1, 5) if Pass::<S, C>::ROWS == 8 => rows!(5),
+        (1, 6) if Pass::<S, C>::ROWS == 8 => rows!(6),
+        (1, 7) if Pass::<S, C>::ROWS == 8 => rows!(7),
+        (1, 8) if Pass::<S, C>::ROWS == 8 => rows!(8),
         _ => unreachable!("as `Pass` has it"),
     }
 }
@@ -638,11 +628,6 @@ unsafe fn add_block<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 impl<Q: Quantized> Codec for Q {
     type X = ActivationBlock;
     const COLUMNS: usize = BLOCK;
-    /// Fifth bits stay in registers for half a block.
-    const UNPACKING: usize = match Q::FORMAT {
-        Format::Q5_0 | Format::Q5_1 => 2,
-        _ => 0,
-    };
 
     fn rows(input: Input<'_>) -> &[ActivationBlock] {
         match input {
