@@ -48,10 +48,10 @@ impl Op for DotPeak<'_> {
                     let x = x.add(part);
                     // Four sums at a time, so that neither their number nor their latency is the limit.
                     for group in (0..16).step_by(4) {
-                        let a = s.to_float(s.dot16(&w, x.add(group * 16)));
-                        let b = s.to_float(s.dot16(&w, x.add(group * 16 + 16)));
-                        let c = s.to_float(s.dot16(&w, x.add(group * 16 + 32)));
-                        let d = s.to_float(s.dot16(&w, x.add(group * 16 + 48)));
+                        let a = s.to_float(dot16(s, &w, x.add(group * 16)));
+                        let b = s.to_float(dot16(s, &w, x.add(group * 16 + 16)));
+                        let c = s.to_float(dot16(s, &w, x.add(group * 16 + 32)));
+                        let d = s.to_float(dot16(s, &w, x.add(group * 16 + 48)));
                         total = s.add(total, s.add(s.add(a, b), s.add(c, d)));
                     }
                 }
@@ -62,6 +62,20 @@ impl Op for DotPeak<'_> {
         unsafe { s.store(lanes.as_mut_ptr(), total) };
         lanes[0]
     }
+}
+
+/// Each row's Σ w·x over 16 columns.
+///
+/// # Safety
+/// `x` is valid for 16 reads.
+#[inline(always)]
+unsafe fn dot16<S: Simd>(s: S, w: &[S::W; 4], x: *const i8) -> S::I {
+    let mut sums = s.begin(0);
+    for (group, &w) in w.iter().enumerate() {
+        // SAFETY: as the caller promises.
+        sums = s.add_products(sums, w, unsafe { s.splat4(x.add(4 * group)) });
+    }
+    s.finish(sums, 0)
 }
 
 /// Fused multiply-adds, and nothing else.

@@ -11,7 +11,7 @@ use crate::quant::BLOCK;
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 pub struct ActivationBlock {
-    /// Codes in −127..=127.
+    /// Codes in −127..=127, where the row is finite.
     pub codes: [i8; BLOCK],
     /// Scale of columns 0–15 and of 16–31.
     pub scales: [f32; 2],
@@ -80,33 +80,23 @@ impl Op for QuantizeRest<'_> {
 ///
 /// # Safety
 /// `x` is valid for 32 reads.
-#[allow(clippy::needless_range_loop, reason = "as in `Quantize`")]
 #[inline(always)]
 unsafe fn quantize<S: Simd>(s: S, x: *const f32) -> ActivationBlock {
+    /// 127 divided by less would be infinite: such values are none.
+    const LEAST: f32 = 1e-36;
     let mut block = ActivationBlock::default();
-    let mut sums = [0.0; 2];
     for half in 0..2 {
-        // SAFETY: two halves of sixteen values; LANES ≤ 16; 64 bytes are LANES · 4 codes or more.
+        // SAFETY: two halves of sixteen values.
         unsafe {
-            let ones = [s.load_codes([1u8; 64].as_ptr()); 4];
             let x = x.add(half * 16);
-            let codes = block.codes.as_mut_ptr().add(half * 16);
             let largest = s.max_abs16(x);
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            for lane in (0..16).step_by(S::LANES) {
-                let scaled = s.mul(s.load(x.add(lane)), s.splat(inverse));
-                // 127/max may round up, and times max exceed 127 by a rounding.
-                let code = s.min(s.max(s.round(scaled), s.splat(-127.0)), s.splat(127.0));
-                s.store_i8(codes.add(lane), code);
-            }
-            // Each lane of the product with ones is the sum of all sixteen codes, exactly.
-            let mut lanes = [0.0; 16];
-            s.store(lanes.as_mut_ptr(), s.to_float(s.dot16(&ones, codes)));
-            sums[half] = lanes[0];
+            // 127/largest may round up, but not so far that its product with the largest would round to 128.
+            let inverse = if largest > LEAST { 127.0 / largest } else { 0.0 };
+            block.code_sums[half] = s.encode16(x, inverse, block.codes.as_mut_ptr().add(half * 16));
             block.scales[half] = largest / 127.0;
-            block.code_sums[half] = lanes[0] as i32;
         }
     }
+    let sums = block.code_sums.map(|sum| sum as f32);
     block.sum = block.scales[1].mul_add(sums[1], block.scales[0] * sums[0]);
     block
 }

@@ -106,9 +106,13 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, x: Self::F) {
-        // SAFETY: the caller vouches for N elements.
-        unsafe { p.cast::<[i8; N]>().write_unaligned(x.map(|x| x as i8)) }
+    unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
+        // SAFETY: the caller vouches for sixteen elements of both.
+        unsafe {
+            let encoded = x.cast::<[f32; 16]>().read_unaligned().map(|x| (x * factor).round_ties_even() as i8);
+            codes.cast::<[i8; 16]>().write_unaligned(encoded);
+            encoded.into_iter().map(i32::from).sum()
+        }
     }
 
     #[inline(always)]

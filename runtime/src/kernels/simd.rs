@@ -78,11 +78,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn exp2_whole(self, n: Self::F) -> Self::F;
     /// Exact for |i| < 2²⁴.
     fn to_float(self, i: Self::I) -> Self::F;
-    /// Rounds whole lanes in −127..=127 to bytes.
+    /// Sixteen values times `factor`, to the nearest integers, ties to even, as bytes; returns their sum. A product that is
+    /// not between −127.5 and 127.5 gives any byte.
     /// # Safety
-    /// `p` is valid for `LANES` writes.
-    unsafe fn store_i8(self, p: *mut i8, x: Self::F);
-
+    /// `x` is valid for 16 reads, `codes` for 16 writes.
+    unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32;
     /// Rounds to the nearest f16, ties to even. Finite for |x| up to 65504.
     /// # Safety
     /// `p` is valid for `LANES` writes.
@@ -121,18 +121,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
     /// `sums + Σ (w + SIGNED_OFFSET)·x` over four columns, exactly, for codes in −128..=127.
     fn add_signed_products(self, sums: Self::I, w: Self::W, x: Self::W) -> Self::I;
-    /// Each row's Σ w·x over 16 columns, exactly, for codes in 0..32.
-    /// # Safety
-    /// `x` is valid for 16 reads.
-    #[inline(always)]
-    unsafe fn dot16(self, w: &[Self::W; 4], x: *const i8) -> Self::I {
-        let mut sums = self.begin(0);
-        for (group, &w) in w.iter().enumerate() {
-            // SAFETY: as the caller promises.
-            sums = self.add_products(sums, w, unsafe { self.splat4(x.add(4 * group)) });
-        }
-        self.finish(sums, 0)
-    }
 }
 
 /// Σ of sixteen lanes, always as the same tree, whatever the width of a register.

@@ -345,7 +345,7 @@ proptest! {
     }
 
     #[test]
-    fn quantized_rows_have_the_same_bits(seed: u64, exponent in -40i32..30) {
+    fn quantized_rows_have_the_same_bits(seed: u64, exponent in -149i32..128) {
         let (scalar, others) = kernels();
         let x = Random(seed).floats(96, 2f32.powi(exponent));
         let run = |kernel: Kernel| {
@@ -360,7 +360,9 @@ proptest! {
         for (block, x) in expected.iter().zip(x.chunks(32)) {
             for (i, (&code, &x)) in block.0.iter().zip(x).enumerate() {
                 let step = f32::from_bits(block.1[i / 16]);
-                prop_assert!((f32::from(code) * step - x).abs() <= step * 0.501);
+                // Half a step and its roundings; of a row next to nothing, nothing is left.
+                prop_assert!((f32::from(code) * step - x).abs() <= step * 0.501 + 1e-36);
+                prop_assert!((-127..=127).contains(&code));
             }
         }
     }

@@ -130,11 +130,13 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, x: float32x4_t) {
+    unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
         unsafe {
-            let words = vmovn_s32(vcvtq_s32_f32(x));
-            let bytes = vmovn_s16(vcombine_s16(words, words));
-            p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_s8(bytes)));
+            let words = [x, x.add(4), x.add(8), x.add(12)]
+                .map(|x| vmovn_s32(vcvtnq_s32_f32(self.mul(self.load(x), self.splat(factor)))));
+            let halves = [vcombine_s16(words[0], words[1]), vcombine_s16(words[2], words[3])];
+            vst1q_s8(codes, vcombine_s8(vmovn_s16(halves[0]), vmovn_s16(halves[1])));
+            i32::from(vaddvq_s16(vaddq_s16(halves[0], halves[1])))
         }
     }
 

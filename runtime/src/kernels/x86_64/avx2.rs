@@ -124,11 +124,17 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, x: __m256) {
+    unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
         unsafe {
-            let i = _mm256_cvtps_epi32(x);
-            let words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256::<1>(i));
-            _mm_storel_epi64(p.cast(), _mm_packs_epi16(words, words));
+            let factor = self.splat(factor);
+            let [low, high] = [x, x.add(8)].map(|x| _mm256_cvtps_epi32(self.mul(self.load(x), factor)));
+            // Packing keeps to halves of a register: 0–3 and 8–11, then 4–7 and 12–15.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let (first, last) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(codes.cast(), _mm_packs_epi16(first, last));
+            let four = _mm_madd_epi16(_mm_add_epi16(first, last), _mm_set1_epi16(1));
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b00_00_11_10>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
         }
     }
 

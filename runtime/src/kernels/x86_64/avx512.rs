@@ -125,8 +125,12 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, x: __m512) {
-        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+    unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
+        unsafe {
+            let whole = _mm512_cvtps_epi32(self.mul(self.load(x), self.splat(factor)));
+            _mm_storeu_si128(codes.cast(), _mm512_cvtepi32_epi8(whole));
+            _mm512_reduce_add_epi32(whole)
+        }
     }
 
     #[inline(always)]
