@@ -82,7 +82,7 @@ impl Op for QuantizeRest<'_> {
 /// `x` is valid for 32 reads.
 #[inline(always)]
 unsafe fn quantize<S: Simd>(s: S, x: *const f32) -> ActivationBlock {
-    /// 127 divided by less would be infinite: such values are none.
+    /// Where 127 divided by the largest nears infinity, nothing is left of a row.
     const LEAST: f32 = 1e-36;
     let mut block = ActivationBlock::default();
     for half in 0..2 {

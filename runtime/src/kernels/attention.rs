@@ -230,20 +230,21 @@ fn attend<S: Simd, E: Element, const N: usize>(s: S, page: Page<E>, group: Group
     let filled = (newest + 1 - page.start).min(PAGE_TOKENS);
     let queries: [*const f32; N] = std::array::from_fn(|q| group.queries[q]);
     let mut scores = [[0.0f32; PAGE_TOKENS]; N];
-    // SAFETY: queries are head_dim long.
+    // SAFETY: the page is as its type says, `run` checked head_dim, and queries are as long.
     unsafe { score_block::<S, E, N>(s, page, filled, &queries, &mut scores) };
     for (scores, &position) in scores.iter_mut().zip(group.positions) {
         mask(scores, page.start, position, (position + 1).saturating_sub(group.window));
     }
     let corrections = soften::<S, N>(s, &mut scores, group.softmax);
-    // SAFETY: the group's values are [N, head_dim].
+    // SAFETY: as above; the group's values are [N, head_dim].
     unsafe { weigh_block::<S, E, N>(s, page, filled, &scores, &corrections, group.values) };
 }
 
 /// `scores[q][key] = Σ_d query[q][d] · key[d]`, for whole groups of 16 keys up to `filled`.
 ///
 /// # Safety
-/// Each query is `head_dim` long.
+/// The page is as its type says, of heads as wide as a multiple of sixteen, `filled` at most [`PAGE_TOKENS`]; each query is
+/// `head_dim` long.
 #[inline(always)]
 unsafe fn score_block<S: Simd, E: Element, const N: usize>(
     s: S,
@@ -259,7 +260,7 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
         let mut sums = [[s.splat(0.0); 2]; N];
         // The second register may lie behind the filled groups: still inside the page.
         let (a, b) = (column(first), column(second));
-        // Keys of two columns are a cache line or more; head_dim is a multiple of sixteen.
+        // Where registers are wide, keys of two columns are a cache line or more.
         for d in (0..head_dim).step_by(2) {
             if let Some(PagePart(next)) = next {
                 let at = first * head_dim + d * 2 * S::LANES;
@@ -355,12 +356,12 @@ fn soften<S: Simd, const N: usize>(s: S, scores: &mut [[f32; PAGE_TOKENS]; N], s
 /// `values[q] = values[q] · correction[q] + Σ_key weight[q][key] · value[key]`
 ///
 /// # Safety
-/// `values` is `[N, head_dim]`.
+/// As in [`score_block`]; `values` is `[N, head_dim]`.
 #[allow(clippy::needless_range_loop, reason = "q runs over four arrays at once")]
 #[inline(always)]
 unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
     s: S,
-    Page { part: PagePart(keys), head_dim, next: next_page, .. }: Page<E>,
+    Page { part: PagePart(keys), head_dim, next: ahead, .. }: Page<E>,
     filled: usize,
     weights: &[[f32; PAGE_TOKENS]; N],
     corrections: &[f32; 16],
@@ -372,8 +373,8 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
         let two = at + 2 * S::LANES <= head_dim;
         let next = if two { at + S::LANES } else { at };
         let mut sums = [[s.splat(0.0); 2]; N];
-        // Once for each cache line of a row.
-        let ask = next_page.filter(|_| (at * size_of::<E>()).is_multiple_of(LINE));
+        // Once for each cache line of a row of f16.
+        let ask = ahead.filter(|_| (at * size_of::<E>()).is_multiple_of(LINE));
         // SAFETY: at and next are columns of a row of head_dim, filled ≤ 64 rows.
         unsafe {
             for q in 0..N {
@@ -383,8 +384,8 @@ unsafe fn weigh_block<S: Simd, E: Element, const N: usize>(
             }
             for key in 0..filled {
                 let row = rows.add(key * head_dim);
-                if let Some(PagePart(next)) = ask {
-                    prefetch(next.wrapping_add((PAGE_TOKENS + key) * head_dim + at));
+                if let Some(PagePart(page)) = ask {
+                    prefetch(page.wrapping_add((PAGE_TOKENS + key) * head_dim + at));
                 }
                 let value = [E::load(s, row.add(at)), E::load(s, row.add(next))];
                 for q in 0..N {

@@ -14,9 +14,6 @@ use super::{Kernel, Op};
 use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
 
-/// Most tokens that share a load of weights.
-const GROUP: usize = 8;
-
 /// Tiles that are multiplied with a single row of activations at the same time, from places that are far apart: memory
 /// brings more cache lines at once for several streams than for one.
 const STREAMS: usize = 4;
@@ -109,9 +106,9 @@ struct Pass<S, C>(PhantomData<(S, C)>);
 impl<S: Simd, C: Codec> Pass<S, C> {
     /// Parts of a tile.
     const PARTS: usize = TILE / S::LANES;
-    /// Rows times parts, of which each has an accumulator. With sixteen registers some are in memory at times, which costs less
-    /// than to load weights and activations more often.
-    const ACCUMULATORS: usize = if S::REGISTERS >= 16 { GROUP } else { 2 };
+    /// Most rows times parts: each has an accumulator. With sixteen registers some are in memory at times, which costs less than
+    /// to load weights and activations more often.
+    const ACCUMULATORS: usize = if S::REGISTERS >= 16 { 8 } else { 2 };
     /// Most rows: as many as fit with all parts, if that is three or more, since an activation is then loaded once for
     /// all parts; else as many as fit with one.
     const ROWS: usize =

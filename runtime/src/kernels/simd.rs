@@ -79,7 +79,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Exact for |i| < 2²⁴.
     fn to_float(self, i: Self::I) -> Self::F;
     /// Sixteen values times `factor`, to the nearest integers, ties to even, as bytes; returns their sum. A product that is
-    /// not between −127.5 and 127.5 gives any byte.
+    /// not between −127.5 and 127.5 gives any byte, and a sum of anything below 2²⁰ in size.
     /// # Safety
     /// `x` is valid for 16 reads, `codes` for 16 writes.
     unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32;

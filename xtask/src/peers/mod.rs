@@ -26,8 +26,8 @@ const BATCHES: [usize; 4] = [2, 4, 8, 16];
 /// Tokens written to measure decoding, and depths at which it is measured.
 const WRITTEN: usize = 64;
 const DEPTHS: [usize; 2] = [0, 2048];
-/// A text of eight tokens: what is read before the first token of a start, as llama.cpp reads eight.
-const EIGHT: &str = "one two three four five six seven eight";
+/// What is read before the first token of a start: a text, and how many tokens it has, of which llama.cpp reads as many.
+const OPENING: (&str, usize) = ("one two three four five six seven eight", 8);
 /// Lengths of prompts for the plot: up to all of the model's context.
 const GROWTH: [usize; 7] = [128, 256, 512, 1024, 2048, 4096, 8190];
 
@@ -121,7 +121,7 @@ fn speed(sides: &Sides) -> Result<String, String> {
         values.push(figure(&answer, "decode_tokens_per_second")?);
         let deep = bench(ours, threads, 1, WRITTEN, 2048, &[])?;
         values.push(figure(&deep, "decode_tokens_per_second")?);
-        values.push(start(ours, threads, &["--raw", "--prompt", EIGHT])?);
+        values.push(start(ours, threads, &["--raw", "--prompt", OPENING.0])?);
         chats.push(start(ours, threads, &["--prompt", "Good morning"])?);
         values.push(figure(&deep, "private_bytes")? / 1e6);
         rows.iter_mut().zip(values).for_each(|(row, value)| row.values[0].push(value));
@@ -164,7 +164,7 @@ fn peer(program: &Path, file: &Path, threads: usize) -> Result<Vec<f64>, String>
     let mut values = Vec::new();
     let started = Instant::now();
     let server = Server::start(program, file, threads, &["--no-warmup"])?;
-    server.complete(8, 1)?;
+    server.complete(OPENING.1, 1)?;
     let first = started.elapsed().as_secs_f64() * 1e3;
     for tokens in PROMPTS.into_iter().chain(BATCHES) {
         values.push(server.complete(tokens, 1)?.prompt_rate());

@@ -132,11 +132,14 @@ unsafe impl Simd for Neon {
     #[inline(always)]
     unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
         unsafe {
-            let words = [x, x.add(4), x.add(8), x.add(12)]
-                .map(|x| vmovn_s32(vcvtnq_s32_f32(self.mul(self.load(x), self.splat(factor)))));
-            let halves = [vcombine_s16(words[0], words[1]), vcombine_s16(words[2], words[3])];
-            vst1q_s8(codes, vcombine_s8(vmovn_s16(halves[0]), vmovn_s16(halves[1])));
-            i32::from(vaddvq_s16(vaddq_s16(halves[0], halves[1])))
+            let factor = self.splat(factor);
+            let a = vmovn_s32(vcvtnq_s32_f32(self.mul(self.load(x), factor)));
+            let b = vmovn_s32(vcvtnq_s32_f32(self.mul(self.load(x.add(4)), factor)));
+            let c = vmovn_s32(vcvtnq_s32_f32(self.mul(self.load(x.add(8)), factor)));
+            let d = vmovn_s32(vcvtnq_s32_f32(self.mul(self.load(x.add(12)), factor)));
+            let (low, high) = (vcombine_s16(a, b), vcombine_s16(c, d));
+            vst1q_s8(codes, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+            i32::from(vaddvq_s16(vaddq_s16(low, high)))
         }
     }
 

@@ -127,7 +127,8 @@ unsafe impl Simd for Avx2 {
     unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
         unsafe {
             let factor = self.splat(factor);
-            let [low, high] = [x, x.add(8)].map(|x| _mm256_cvtps_epi32(self.mul(self.load(x), factor)));
+            let low = _mm256_cvtps_epi32(self.mul(self.load(x), factor));
+            let high = _mm256_cvtps_epi32(self.mul(self.load(x.add(8)), factor));
             // Packing keeps to halves of a register: 0–3 and 8–11, then 4–7 and 12–15.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
             let (first, last) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));

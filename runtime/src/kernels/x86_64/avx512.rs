@@ -127,9 +127,10 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn encode16(self, x: *const f32, factor: f32, codes: *mut i8) -> i32 {
         unsafe {
-            let whole = _mm512_cvtps_epi32(self.mul(self.load(x), self.splat(factor)));
-            _mm_storeu_si128(codes.cast(), _mm512_cvtepi32_epi8(whole));
-            _mm512_reduce_add_epi32(whole)
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.mul(self.load(x), self.splat(factor))));
+            _mm_storeu_si128(codes.cast(), bytes);
+            // The sum of what was stored: it is bounded, whatever x was.
+            _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes))
         }
     }
 
