@@ -121,7 +121,8 @@ impl<S: Simd, C: Codec> Pass<S, C> {
         if Self::PARTS * rows <= Self::ACCUMULATORS { Self::PARTS } else { 1 }
     }
 
-    /// How many of the `left` tokens, each of so many rows, come next: not so many that one is left over alone.
+    /// How many of the `left` tokens, each of so many rows, come next: where more than one can, not so many that one is left
+    /// over alone.
     #[inline(always)]
     fn tokens(left: usize, rows: usize) -> usize {
         let most = Self::ROWS / rows;
@@ -489,8 +490,8 @@ fn pass<S: Simd, C: Codec>(
         (2, 4) if Pass::<S, C>::PARTS == 2 => rows!(4, 2),
         (4, 1) if Pass::<S, C>::PARTS == 4 => rows!(1, 4),
         (4, 2) if Pass::<S, C>::PARTS == 4 => rows!(2, 4),
-        (1, 1) if Pass::<S, C>::PARTS == 1 || Pass::<S, C>::ACCUMULATORS == 2 => rows!(1),
-        (1, 2) if Pass::<S, C>::PARTS == 1 || Pass::<S, C>::ACCUMULATORS == 2 => rows!(2),
+        (1, 1) if Pass::<S, C>::PARTS == 1 => rows!(1),
+        (1, 2) if Pass::<S, C>::PARTS == 1 => rows!(2),
         (1, 3) if Pass::<S, C>::ROWS == 8 => rows!(3),
         (1, 4) if Pass::<S, C>::ROWS == 8 => rows!(4),
         (1, 5) if Pass::<S, C>::ROWS == 8 => rows!(5),

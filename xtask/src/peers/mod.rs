@@ -28,6 +28,8 @@ const WRITTEN: usize = 64;
 const DEPTHS: [usize; 2] = [0, 2048];
 /// What is read before the first token of a start: a text, and how many tokens it has, of which llama.cpp reads as many.
 const OPENING: (&str, usize) = ("one two three four five six seven eight", 8);
+/// What someone says, for a start with the chat template.
+const CHAT: &str = "Good morning";
 /// Lengths of prompts for the plot: up to all of the model's context.
 const GROWTH: [usize; 7] = [128, 256, 512, 1024, 2048, 4096, 8190];
 
@@ -95,10 +97,10 @@ fn speed(sides: &Sides) -> Result<String, String> {
     let mut rows: Vec<Row> = PROMPTS.iter().map(|n| row(format!("prefill of {n} tokens"), "tokens/s")).collect();
     rows.extend(BATCHES.iter().map(|n| row(format!("batch of {n} tokens"), "tokens/s")));
     rows.extend(DEPTHS.iter().map(|depth| row(format!("decode at depth {depth}"), "tokens/s")));
-    rows.push(row("start to first token after eight, whole process".to_owned(), "ms"));
+    rows.push(row(format!("start to first token after {}, whole process", OPENING.1), "ms"));
     rows.push(row("private memory at 2,048 tokens".to_owned(), "MB"));
     let [mut shares, mut products, mut eights, mut fours, mut chats] = [const { Vec::new() }; 5];
-    let mut kernel = String::new();
+    let (mut kernel, mut chat_tokens) = (String::new(), 0);
     for round in 0..repeat {
         eprintln!("round {} of {repeat}", round + 1);
         let mut values = Vec::new();
@@ -121,8 +123,14 @@ fn speed(sides: &Sides) -> Result<String, String> {
         values.push(figure(&answer, "decode_tokens_per_second")?);
         let deep = bench(ours, threads, 1, WRITTEN, 2048, &[])?;
         values.push(figure(&deep, "decode_tokens_per_second")?);
-        values.push(start(ours, threads, &["--raw", "--prompt", OPENING.0])?);
-        chats.push(start(ours, threads, &["--prompt", "Good morning"])?);
+        let (opening, tokens) = start(ours, threads, &["--raw", "--prompt", OPENING.0])?;
+        if tokens != OPENING.1 {
+            return Err(format!("{:?} has {tokens} tokens", OPENING.0));
+        }
+        values.push(opening);
+        let chat;
+        (chat, chat_tokens) = start(ours, threads, &["--prompt", CHAT])?;
+        chats.push(chat);
         values.push(figure(&deep, "private_bytes")? / 1e6);
         rows.iter_mut().zip(values).for_each(|(row, value)| row.values[0].push(value));
         // A server lives only while it is measured: idle threads of one must not slow the other.
@@ -148,8 +156,8 @@ fn speed(sides: &Sides) -> Result<String, String> {
     }
     out += &format!(
         "\nDecoding reaches {:.0} % of what reading the weights with {threads} threads allows, products with them alone \
-         {:.0} %. A batch of 8 tokens costs {:.2} times one token, four candidates {:.2} times one. Two words are 32 tokens in \
-         the chat template: from start to first token {:.0} ms.\n\n",
+         {:.0} %. A batch of 8 tokens costs {:.2} times one token, four candidates {:.2} times one. {CHAT:?} is \
+         {chat_tokens} tokens in the chat template: from start to first token {:.0} ms.\n\n",
         100.0 * median(&mut shares),
         100.0 * median(&mut products),
         median(&mut eights),
@@ -177,18 +185,23 @@ fn peer(program: &Path, file: &Path, threads: usize) -> Result<Vec<f64>, String>
     Ok(values)
 }
 
-/// Time from the start of our program to its end, with one token written after a prompt.
-fn start(model: &Path, threads: usize, prompt: &[&str]) -> Result<f64, String> {
+/// Milliseconds from the start of our program to its end, with one token written after a prompt, and the prompt's tokens.
+fn start(model: &Path, threads: usize, prompt: &[&str]) -> Result<(f64, usize), String> {
     let started = Instant::now();
-    let status = Command::new("target/release/critic")
-        .args(["generate", "--max-tokens", "1", "--threads", &threads.to_string()])
+    let output = Command::new("target/release/critic")
+        .args(["generate", "--json", "--max-tokens", "1", "--threads", &threads.to_string()])
         .args(prompt)
         .arg("--model")
         .arg(model)
-        .stdout(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .map_err(|error| error.to_string())?;
-    if status.success() { Ok(started.elapsed().as_secs_f64() * 1e3) } else { Err(format!("critic generate: {status}")) }
+    let time = started.elapsed().as_secs_f64() * 1e3;
+    if !output.status.success() {
+        return Err(format!("critic generate: {}", output.status));
+    }
+    let answer: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+    Ok((time, answer["prompt_tokens"].as_array().map_or(0, Vec::len)))
 }
 
 /// Time of a prompt against its length, as a table and a plot.
