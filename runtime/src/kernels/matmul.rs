@@ -14,13 +14,14 @@ use super::{Kernel, Op};
 use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
 
-/// Tiles that are multiplied with a single row of activations at the same time, from places that are far apart: memory
-/// brings more cache lines at once for several streams than for one.
+/// Tiles that are multiplied with a single row of activations in step, from places that are far apart: memory brings more
+/// cache lines at once for several streams than for one, and an activation is loaded once for all.
 const STREAMS: usize = 4;
 
-/// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
-/// starts late and stops at the end of a page of memory. Later tokens find them in the cache.
-const AHEAD: usize = 4096;
+/// Bytes, of all streams together, by which weights are asked for before the first tokens of a batch need them: the
+/// processor's own prefetching starts late and stops at the end of a page of memory. Farther ahead, hints come before what it
+/// does by itself, and it does less. Later tokens find weights in the cache.
+const AHEAD: usize = 1536;
 
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
@@ -515,10 +516,10 @@ trait Quantized {
     unsafe fn four_columns<S: Simd>(s: S, codes: *const u8, half: usize, group: usize) -> S::W;
 }
 
-/// A block of weights, from one part on, and the blocks of activations that it meets.
+/// A block of weights of each of `N` tiles, from one part on, and the blocks of activations that they meet.
 #[derive(Clone, Copy)]
-struct Block {
-    record: *const u8,
+struct Block<const N: usize> {
+    records: [*const u8; N],
     part: usize,
     /// The first row's.
     x: *const ActivationBlock,
@@ -526,7 +527,7 @@ struct Block {
     stride: usize,
 }
 
-impl Block {
+impl<const N: usize> Block<N> {
     /// # Safety
     /// There are more than `row` rows.
     #[inline(always)]
@@ -536,27 +537,30 @@ impl Block {
     }
 }
 
-/// Adds products of four columns to the sums of `P` parts and `T` rows, which grow side by side: each is a chain of
-/// instructions that wait for one another.
+/// Adds products of four columns to the sums of `P` parts of `N` tiles with `T` rows, which grow side by side: each is a chain
+/// of instructions that wait for one another.
 #[inline(always)]
-unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
+unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize, const N: usize>(
     s: S,
-    sums: &mut [[S::I; T]; P],
-    block: Block,
+    sums: &mut [[[S::I; T]; P]; N],
+    block: Block<N>,
     half: usize,
     group: usize,
 ) {
-    // SAFETY: the caller has a record of the format with `P` parts from the block's on, and `T` rows.
+    // SAFETY: the caller has records of the format with `P` parts from the block's on, and `T` rows.
     unsafe {
-        let codes = block.record.add(Q::FORMAT.codes_at() + block.part * S::LANES * 4);
-        let mut weights = [Q::four_columns(s, codes, half, group); P];
-        for (part, weights) in weights.iter_mut().enumerate().skip(1) {
-            *weights = Q::four_columns(s, codes.add(part * S::LANES * 4), half, group);
-        }
-        for t in 0..T {
-            let x = s.splat4(block.x(t).codes.as_ptr().add(16 * half + 4 * group));
-            for (sums, &w) in sums.iter_mut().zip(&weights) {
-                sums[t] = if Q::SIGNED { s.add_signed_products(sums[t], w, x) } else { s.add_products(sums[t], w, x) };
+        for (record, sums) in block.records.iter().zip(sums) {
+            let codes = record.add(Q::FORMAT.codes_at() + block.part * S::LANES * 4);
+            let mut weights = [Q::four_columns(s, codes, half, group); P];
+            for (part, weights) in weights.iter_mut().enumerate().skip(1) {
+                *weights = Q::four_columns(s, codes.add(part * S::LANES * 4), half, group);
+            }
+            for t in 0..T {
+                let x = s.splat4(block.x(t).codes.as_ptr().add(16 * half + 4 * group));
+                for (sums, &w) in sums.iter_mut().zip(&weights) {
+                    sums[t] =
+                        if Q::SIGNED { s.add_signed_products(sums[t], w, x) } else { s.add_products(sums[t], w, x) };
+                }
             }
         }
     }
@@ -565,31 +569,31 @@ unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 /// Exact dot products of sixteen columns of a block, times the scale of their activations: added to `products` or, of the
 /// first half, put there.
 #[inline(always)]
-unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
+unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize, const N: usize>(
     s: S,
-    products: &mut [[S::F; T]; P],
-    block: Block,
+    products: &mut [[[S::F; T]; P]; N],
+    block: Block<N>,
     half: usize,
 ) {
     let offset = if Q::SIGNED { S::SIGNED_OFFSET } else { Q::FORMAT.code_offset() };
     // SAFETY: as in `add_four`.
     unsafe {
-        let mut sums = [[s.whole(0); T]; P];
+        let mut sums = [[[s.whole(0); T]; P]; N];
         for t in 0..T {
             let init = -offset * block.x(t).code_sums[half];
-            for sums in &mut sums {
+            for sums in sums.as_flattened_mut() {
                 sums[t] = if Q::SIGNED { s.whole(init) } else { s.begin(init) };
             }
         }
         // No loop: the group decides on instructions.
-        add_four::<S, Q, T, P>(s, &mut sums, block, half, 0);
-        add_four::<S, Q, T, P>(s, &mut sums, block, half, 1);
-        add_four::<S, Q, T, P>(s, &mut sums, block, half, 2);
-        add_four::<S, Q, T, P>(s, &mut sums, block, half, 3);
+        add_four::<S, Q, T, P, N>(s, &mut sums, block, half, 0);
+        add_four::<S, Q, T, P, N>(s, &mut sums, block, half, 1);
+        add_four::<S, Q, T, P, N>(s, &mut sums, block, half, 2);
+        add_four::<S, Q, T, P, N>(s, &mut sums, block, half, 3);
         for t in 0..T {
             let x = block.x(t);
             let (init, scale) = (-offset * x.code_sums[half], s.splat(x.scales[half]));
-            for (products, sums) in products.iter_mut().zip(&sums) {
+            for (products, sums) in products.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
                 let sum = s.to_float(if Q::SIGNED { sums[t] } else { s.finish(sums[t], init) });
                 products[t] = if half == 0 { s.mul(sum, scale) } else { s.fma(sum, scale, products[t]) };
             }
@@ -599,24 +603,26 @@ unsafe fn add_half<S: Simd, Q: Quantized, const T: usize, const P: usize>(
 
 /// Products of a block, added to `sums`.
 #[inline(always)]
-unsafe fn add_block<S: Simd, Q: Quantized, const T: usize, const P: usize>(
+unsafe fn add_block<S: Simd, Q: Quantized, const T: usize, const P: usize, const N: usize>(
     s: S,
-    sums: &mut [[S::F; T]; P],
-    block: Block,
+    sums: &mut [[[S::F; T]; P]; N],
+    block: Block<N>,
 ) {
     // SAFETY: as in `add_four`; offsets inside the record follow its layout.
     unsafe {
-        let mut products = [[s.splat(0.0); T]; P];
-        add_half::<S, Q, T, P>(s, &mut products, block, 0);
-        add_half::<S, Q, T, P>(s, &mut products, block, 1);
-        for (part, (sums, products)) in sums.iter_mut().zip(&products).enumerate() {
-            let scales = block.record.cast::<u16>().add((block.part + part) * S::LANES);
-            let d = s.load_f16(scales);
-            let m = if Q::FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
-            for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
-                *sum = s.fma(product, d, *sum);
-                if Q::FORMAT.has_min() {
-                    *sum = s.fma(m, s.splat(block.x(t).sum), *sum);
+        let mut products = [[[s.splat(0.0); T]; P]; N];
+        add_half::<S, Q, T, P, N>(s, &mut products, block, 0);
+        add_half::<S, Q, T, P, N>(s, &mut products, block, 1);
+        for (record, (sums, products)) in block.records.iter().zip(sums.iter_mut().zip(&products)) {
+            for (part, (sums, products)) in sums.iter_mut().zip(products).enumerate() {
+                let scales = record.cast::<u16>().add((block.part + part) * S::LANES);
+                let d = s.load_f16(scales);
+                let m = if Q::FORMAT.has_min() { s.load_f16(scales.add(TILE)) } else { d };
+                for (t, (sum, &product)) in sums.iter_mut().zip(products).enumerate() {
+                    *sum = s.fma(product, d, *sum);
+                    if Q::FORMAT.has_min() {
+                        *sum = s.fma(m, s.splat(block.x(t).sum), *sum);
+                    }
                 }
             }
         }
@@ -648,18 +654,15 @@ impl<Q: Quantized> Codec for Q {
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
-            // SAFETY: block < columns / 32, so the record lies in the tile and x's blocks in their rows.
+            // SAFETY: block < columns / 32, so the records lie in the tiles and x's blocks in their rows.
             unsafe {
-                let x = x.add(block);
-                for (n, sums) in sums.iter_mut().enumerate() {
-                    let record = tiles.first.add(n * tiles.apart + at);
-                    if at + AHEAD / N < tiles.ask {
-                        for line in 0..record_bytes.div_ceil(LINE) {
-                            prefetch(record.wrapping_add(AHEAD / N + line * LINE));
-                        }
+                let records: [_; N] = std::array::from_fn(|n| tiles.first.add(n * tiles.apart + at));
+                if at + AHEAD / N < tiles.ask {
+                    for line in 0..record_bytes.div_ceil(LINE) {
+                        records.iter().for_each(|record| prefetch(record.wrapping_add(AHEAD / N + line * LINE)));
                     }
-                    add_block::<S, Q, T, P>(s, sums, Block { record, part, x, stride });
                 }
+                add_block::<S, Q, T, P, N>(s, &mut sums, Block { records, part, x: x.add(block), stride });
             }
         }
         sums
