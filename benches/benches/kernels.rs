@@ -11,7 +11,7 @@ use critic::Kernel;
 use critic::file::Activation;
 use critic::kernels::activations::{ActivationBlock, quantize_rows};
 use critic::kernels::attention::{
-    AttendSegment, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax, StorePosition,
+    AttendSegment, Kept, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax, StorePosition,
 };
 use critic::kernels::low_rank::ThinMatMul;
 use critic::kernels::matmul::{GatedMatMul, Input, MatMul, Output, Store};
@@ -218,7 +218,11 @@ fn rows(criterion: &mut Criterion) {
         let mut part = vec![0u16; 2 * PAGE_TOKENS * 64];
         group.bench_function(BenchmarkId::new("store a position 64", kernel.name()), |bencher| {
             let part = part.as_mut_ptr();
-            bencher.iter(|| kernel.run(StorePosition { part, slot: 5, key: &x[..64], value: &x[64..128] }));
+            bencher.iter(|| {
+                for (kept, x) in [(Kept::Key, &x[..64]), (Kept::Value, &x[64..128])] {
+                    kernel.run(StorePosition { part, slot: 5, kept, x });
+                }
+            });
         });
         let mut gated = vec![0.0; 8 * 1536];
         let (gate, up) = (matrix(Format::Q4_1, 1536, 576), matrix(Format::Q4_1, 1536, 576));

@@ -16,7 +16,7 @@ use crate::adapter::NEVER;
 use crate::error::Result;
 use crate::file::Config;
 use crate::kernels::Kernel;
-use crate::kernels::attention::{Element, PAGE_TOKENS, PagePart, StorePosition};
+use crate::kernels::attention::{Element, Kept, PAGE_TOKENS, PagePart, StorePosition};
 use crate::map::{Slice, try_zeroed};
 
 /// How keys, values and activations are held.
@@ -258,31 +258,31 @@ impl Sequence {
         self.store.words
     }
 
-    /// Stores the key and value `[head_dim]` of (position, layer, KV head).
+    /// Stores the key or value `x`, `[head_dim]`, of (position, layer, KV head).
     ///
     /// # Safety
-    /// The position was reserved and not yet committed; no other thread reads or writes it.
+    /// The position was reserved and not yet committed; no other thread reads or writes what is stored.
     pub(crate) unsafe fn write(
         &self,
         kernel: Kernel,
         position: usize,
         (layer, head): (usize, usize),
-        key: &[f32],
-        value: &[f32],
+        kept: Kept,
+        x: &[f32],
     ) {
         let page = self.pages[position / PAGE_TOKENS].words.as_ptr();
         let offset = self.store.part_offset(layer, head);
-        assert!(key.len() == self.store.head_dim && value.len() == key.len());
+        assert_eq!(x.len(), self.store.head_dim);
         let slot = position % PAGE_TOKENS;
         // SAFETY: as the caller promises; the page has the precision's element type, and the part
         // lies inside it.
         unsafe {
             match self.store.precision {
                 Precision::Fast | Precision::Fine => {
-                    kernel.run(StorePosition { part: page.cast::<u16>().add(offset), slot, key, value });
+                    kernel.run(StorePosition { part: page.cast::<u16>().add(offset), slot, kept, x });
                 }
                 Precision::Exact => {
-                    kernel.run(StorePosition { part: page.cast::<f32>().add(offset), slot, key, value });
+                    kernel.run(StorePosition { part: page.cast::<f32>().add(offset), slot, kept, x });
                 }
             }
         }

@@ -95,20 +95,29 @@ impl Default for Softmax {
 #[derive(Clone, Copy)]
 pub struct PagePart<E>(pub *const E);
 
-/// Stores the key and value of one position in a page part.
+/// What is kept of a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// What queries are compared with.
+    Key,
+    /// What they get.
+    Value,
+}
+
+/// Stores the key or the value of one position in a page part.
 ///
 /// # Safety
-/// To run it: `part` is a page part of `key.len()` wide heads whose place `slot`, below
+/// To run it: `part` is a page part of `x.len()` wide heads whose place `slot`, below
 /// [`PAGE_TOKENS`], no other thread reads or writes.
 pub struct StorePosition<'a, E> {
     /// Keys `[4, head_dim, 16]`, then values `[64, head_dim]`.
     pub part: *mut E,
     /// Position in the page.
     pub slot: usize,
+    /// Which of the two `x` is.
+    pub kept: Kept,
     /// `[head_dim]`, a multiple of 16.
-    pub key: &'a [f32],
-    /// `[head_dim]`
-    pub value: &'a [f32],
+    pub x: &'a [f32],
 }
 
 impl<E: Element> Op for StorePosition<'_, E> {
@@ -116,18 +125,24 @@ impl<E: Element> Op for StorePosition<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let dim = self.key.len();
-        assert!(self.slot < PAGE_TOKENS && dim.is_multiple_of(16) && self.value.len() == dim);
-        let mut lanes = [E::default(); 16];
+        let Self { part, slot, kept, x } = self;
+        let dim = x.len();
+        assert!(slot < PAGE_TOKENS && dim.is_multiple_of(16));
         // SAFETY: slots are below 64, columns below head_dim: inside the part; LANES divides 16.
         unsafe {
-            let column = self.part.add(self.slot / 16 * 16 * dim + self.slot % 16);
-            let row = self.part.add(PAGE_TOKENS * dim + self.slot * dim);
+            let column = part.add(slot / 16 * 16 * dim + slot % 16);
+            let row = part.add(PAGE_TOKENS * dim + slot * dim);
+            let mut lanes = [E::default(); 16];
             for at in (0..dim).step_by(S::LANES) {
-                E::store(s, row.add(at), s.load(self.value.as_ptr().add(at)));
-                E::store(s, lanes.as_mut_ptr(), s.load(self.key.as_ptr().add(at)));
-                for (lane, &element) in lanes.iter().enumerate().take(S::LANES) {
-                    *column.add((at + lane) * 16) = element;
+                let x = s.load(x.as_ptr().add(at));
+                match kept {
+                    Kept::Value => E::store(s, row.add(at), x),
+                    Kept::Key => {
+                        E::store(s, lanes.as_mut_ptr(), x);
+                        for (lane, &element) in lanes.iter().enumerate().take(S::LANES) {
+                            *column.add((at + lane) * 16) = element;
+                        }
+                    }
                 }
             }
         }

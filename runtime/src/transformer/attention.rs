@@ -2,11 +2,15 @@
 //!
 //! Not here: the arithmetic of one segment (see [`crate::kernels::attention`]).
 
+use std::ops::Range;
+
 use super::{BatchToken, Engine, Run, Shared, Wanted, WorkerScratch, each_row};
 use crate::file::Config;
+use crate::kernels::Kernel;
 use crate::kernels::attention::{
-    AttendSegment, Element, MergeSegment, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax,
+    AttendSegment, Element, Kept, MergeSegment, PAGE_TOKENS, PagePart, QUERIES, SEGMENT_PAGES, Softmax,
 };
+use crate::kernels::matmul::Output;
 use crate::kernels::rows::{RmsNormInPlace, Rope};
 use crate::quant::BLOCK;
 use crate::weights::Layer;
@@ -22,56 +26,69 @@ pub(super) struct AttentionJob {
     count: usize,
 }
 
-impl Engine {
-    /// Adds biases, normalises and turns q and k, and stores k and v in the cache.
-    pub(super) fn place(
-        &mut self,
-        config: &Config,
-        layer: &Layer,
-        index: usize,
-        tokens: &[BatchToken],
-        runs: &[Run],
-        qkv: &mut [f32],
-    ) {
-        let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
-        let width = (heads + 2 * kv_heads) * dim;
-        let (cos, sin) = &self.scratch.turns[config.rope_index(index)];
-        let kernel = self.kernel;
-        let rows = Shared(qkv.as_mut_ptr());
-        each_row(&mut self.pool, tokens.len(), |row, _| {
-            // SAFETY: rows are disjoint.
-            let qkv = unsafe { rows.slice(row * width, width) };
-            let token = tokens[row];
-            let turn = row * dim / 2..(row + 1) * dim / 2;
-            let (cos, sin) = (&cos[turn.clone()], &sin[turn]);
-            let mut start = 0;
-            for projection in &layer.qkv {
-                if let Some(bias) = &projection.bias {
-                    qkv[start..].iter_mut().zip(bias.iter()).for_each(|(x, b)| *x += b);
-                }
-                start += projection.matrix.rows();
-            }
-            let (q, kv) = qkv.split_at_mut(heads * dim);
-            let (k, v) = kv.split_at_mut(kv_heads * dim);
-            for (rows, norm, scale) in [(q, &layer.q_norm, config.attention_scale), (&mut *k, &layer.k_norm, 1.0)] {
-                for head in rows.chunks_exact_mut(dim) {
-                    if let Some(weight) = norm {
-                        kernel.run(RmsNormInPlace { x: head, weight, eps: config.rms_norm_eps });
-                    }
-                    kernel.run(Rope { x: head, cos, sin, scale });
-                }
-            }
-            for head in 0..kv_heads {
-                let part = head * dim..(head + 1) * dim;
-                // SAFETY: the position is reserved, and this row's own.
-                unsafe {
-                    let sequence = &runs[token.run].sequence;
-                    sequence.write(kernel, token.position, (index, head), &k[part.clone()], &v[part]);
-                }
-            }
-        });
+/// What becomes of heads once a layer's `[q | k | v]` has them: they are turned, and keys and values go to the cache.
+pub(super) struct Heads<'a> {
+    pub(super) kernel: Kernel,
+    pub(super) config: &'a Config,
+    pub(super) layer: &'a Layer,
+    /// The layer's number.
+    pub(super) index: usize,
+    pub(super) tokens: &'a [BatchToken],
+    pub(super) runs: &'a [Run<'a>],
+    /// Cosines and sines `[tokens, head_dim / 2]`.
+    pub(super) turns: &'a (Vec<f32>, Vec<f32>),
+}
+
+impl Heads<'_> {
+    /// Heads of q, k and v, in the order of their products.
+    pub(super) fn count(config: &Config) -> usize {
+        config.heads + 2 * config.kv_heads
     }
 
+    /// Adds biases to `heads` of `qkv`, which are of all tokens, normalises and turns those of q and k, and stores those of k
+    /// and v in the cache.
+    ///
+    /// # Safety
+    /// `qkv` has rows of all heads; those named are there, and this job's alone.
+    pub(super) unsafe fn place(&self, qkv: Output, heads: Range<usize>) {
+        let &Self { kernel, config, layer, index, tokens, runs, turns: (cos, sin) } = self;
+        let dim = config.head_dim;
+        for head in heads {
+            let [q, k, v] = &layer.qkv;
+            // Its projection, which head of that it is, how it is turned, and what is kept of it.
+            let (projection, number, turned, kept) = match head.checked_sub(config.heads) {
+                None => (q, head, Some((&layer.q_norm, config.attention_scale)), None),
+                Some(number) if number < config.kv_heads => {
+                    (k, number, Some((&layer.k_norm, 1.0)), Some((number, Kept::Key)))
+                }
+                Some(number) => {
+                    let number = number - config.kv_heads;
+                    (v, number, None, Some((number, Kept::Value)))
+                }
+            };
+            for (row, token) in tokens.iter().enumerate() {
+                // SAFETY: as the caller promises.
+                let x = unsafe { std::slice::from_raw_parts_mut(qkv.data.add(row * qkv.stride + head * dim), dim) };
+                if let Some(bias) = &projection.bias {
+                    x.iter_mut().zip(&bias[number * dim..][..dim]).for_each(|(x, b)| *x += b);
+                }
+                if let Some((norm, scale)) = turned {
+                    if let Some(weight) = norm {
+                        kernel.run(RmsNormInPlace { x, weight, eps: config.rms_norm_eps });
+                    }
+                    let turn = row * dim / 2..(row + 1) * dim / 2;
+                    kernel.run(Rope { x, cos: &cos[turn.clone()], sin: &sin[turn], scale });
+                }
+                if let Some((number, kept)) = kept {
+                    // SAFETY: the position is reserved, and this head's part of it this job's.
+                    unsafe { runs[token.run].sequence.write(kernel, token.position, (index, number), kept, x) };
+                }
+            }
+        }
+    }
+}
+
+impl Engine {
     /// Each query over its sequence's keys and values: `[token, head · head_dim]`, in `attended` if wanted as floats, in
     /// `codes` if wanted so.
     pub(super) fn attend<E: Element>(

@@ -46,11 +46,11 @@ impl Engine {
             let out = &mut logits[..n * padded];
             // What the next token begins with.
             let first = weights.layers.first().map(Layer::qkv_matrices);
-            self.foresee(first.as_ref().map_or(&[], |qkv| &qkv[..]), n);
+            self.foresee(first.as_ref().map_or(&[], |qkv| &qkv[..]), weights.config.head_dim / TILE, n);
             let tiles = &mut self.scratch.tiles;
             match few_tiles(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
                 true => self.project_tiles(output, rows_of, out, padded),
-                false => self.project(&[output], rows_of, out, padded, Store::Set),
+                false => self.project(&[output], rows_of, out, Store::Set),
             }
             // All buffers are back before the caller's code runs, which may panic.
             (self.scratch.h, self.scratch.codes, self.scratch.logits) = (h, codes, logits);

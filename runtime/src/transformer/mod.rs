@@ -16,7 +16,7 @@ mod codes;
 mod cut;
 mod head;
 
-use attention::AttentionJob;
+use attention::{AttentionJob, Heads};
 use codes::{Codes, Wanted, input};
 use cut::Cut;
 use head::LOGIT_ROWS;
@@ -320,7 +320,7 @@ impl Engine {
             let adapted = adapter.map(|adapter| &adapter.layers[index]);
             self.attention(config, layer, adapted, index, &tokens, runs);
             let (next, output) = (weights.layers.get(index + 1).map(Layer::qkv_matrices), [&weights.output]);
-            let next = next.as_ref().map_or(&output[..], |qkv| qkv);
+            let next = next.as_ref().map_or((&output[..], 1), |qkv| (qkv, config.head_dim / TILE));
             self.mlp(config, layer, adapted, tokens.len(), next);
         }
         for (index, run) in runs.iter_mut().enumerate() {
@@ -390,7 +390,7 @@ impl Engine {
         runs: &[Run],
     ) {
         let n = tokens.len();
-        let width = (config.heads + 2 * config.kv_heads) * config.head_dim;
+        let width = Heads::count(config) * config.head_dim;
         let targets = [Target::Q, Target::K, Target::V];
         let linears: [_; 3] = std::array::from_fn(|i| Linear::new(&layer.qkv[i].matrix, adapted, targets[i]));
         self.normalise(&layer.attention_norm, config.rms_norm_eps, n, self.wanted(&linears));
@@ -398,10 +398,17 @@ impl Engine {
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let hidden = config.hidden_size;
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-        self.foresee(&[&layer.o], n);
-        self.project(&linears, rows, &mut qkv[..n * width], width, Store::Set);
-        (self.scratch.h, self.scratch.codes) = (h, codes);
-        self.place(config, layer, index, tokens, runs, &mut qkv);
+        let turns = std::mem::take(&mut self.scratch.turns);
+        let heads =
+            Heads { kernel: self.kernel, config, layer, index, tokens, runs, turns: &turns[config.rope_index(index)] };
+        self.foresee(&[&layer.o], 1, n);
+        let unit = config.head_dim / TILE;
+        let place = |qkv: Output, tiles: Range<usize>| {
+            // SAFETY: this job has just computed these tiles, which are whole heads.
+            unsafe { heads.place(qkv, tiles.start / unit..tiles.end / unit) };
+        };
+        self.project_in_units(unit, &linears, rows, &mut qkv[..n * width], Store::Set, place);
+        (self.scratch.h, self.scratch.codes, self.scratch.turns) = (h, codes, turns);
         let o = Linear::new(&layer.o, adapted, Target::O);
         let wanted = self.wanted(&[o]);
         match self.precision {
@@ -417,8 +424,16 @@ impl Engine {
         (self.scratch.attended, self.scratch.codes) = (attended, codes);
     }
 
-    /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x), after which comes a product with `next`.
-    fn mlp(&mut self, config: &Config, layer: &Layer, adapted: Option<&AdaptedLayer>, n: usize, next: &[&Matrix]) {
+    /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x), after which comes a product with `next`, in jobs of so many
+    /// tiles.
+    fn mlp(
+        &mut self,
+        config: &Config,
+        layer: &Layer,
+        adapted: Option<&AdaptedLayer>,
+        n: usize,
+        (next, unit): (&[&Matrix], usize),
+    ) {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let gate = Linear::new(&layer.gate, adapted, Target::Gate);
         let up = Linear::new(&layer.up, adapted, Target::Up);
@@ -427,12 +442,12 @@ impl Engine {
         let mut inner = std::mem::take(&mut self.scratch.inner);
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-        self.foresee(&[&layer.down], n);
+        self.foresee(&[&layer.down], 1, n);
         self.gated(config, gate, up, rows, &mut inner[..n * intermediate], self.wanted(&[down]));
         (self.scratch.h, self.scratch.codes) = (h, codes);
         let codes = std::mem::take(&mut self.scratch.inner_codes);
         let rows = Rows { rows: &inner[..n * intermediate], columns: intermediate, codes: &codes };
-        self.foresee(next, n);
+        self.foresee(next, unit, n);
         self.project_to_residual(down, rows, layer.mlp_post_norm.as_ref(), config);
         (self.scratch.inner, self.scratch.inner_codes) = (inner, codes);
     }
@@ -532,11 +547,13 @@ impl Engine {
         });
     }
 
-    /// Says that after the next product comes one of `matrices`, side by side, with `n` tokens.
-    fn foresee(&mut self, matrices: &[&Matrix], n: usize) {
-        let cut = Cut::new(matrices.iter().map(|matrix| matrix.tiles()).sum(), self.pool.threads());
+    /// Says that after the next product comes one of `matrices`, side by side, in units of so many tiles, with `n` tokens.
+    fn foresee(&mut self, matrices: &[&Matrix], unit: usize, n: usize) {
+        let tiles: usize = matrices.iter().map(|matrix| matrix.tiles()).sum();
+        let cut = Cut::new(tiles / unit, self.pool.threads());
         self.foresee_first(cut, n, |job| {
-            let Range { mut start, mut end } = cut.tiles(job);
+            let units = cut.tiles(job);
+            let (mut start, mut end) = (units.start * unit, units.end * unit);
             for &matrix in matrices {
                 let tiles = matrix.tiles();
                 if start < tiles {
@@ -644,15 +661,21 @@ impl Engine {
         }
     }
 
-    /// `out = [m · rows for m in matrices]`, side by side in rows of `stride`; `codes` are the rows' own, where a
-    /// matrix takes them.
-    fn project(
+    /// `out = [m · rows for m in matrices]`, side by side; `codes` are the rows' own, where a matrix takes them.
+    fn project(&mut self, linears: &[Linear], rows: Rows, out: &mut [f32], store: Store) {
+        self.project_in_units(1, linears, rows, out, store, |_, _| ());
+    }
+
+    /// The same in jobs of whole units of so many tiles. Each job then calls `then` with all of `out`, of which the tiles that
+    /// are given have been computed, and are its own.
+    fn project_in_units(
         &mut self,
+        unit: usize,
         linears: &[Linear],
         Rows { rows, columns, codes }: Rows,
         out: &mut [f32],
-        stride: usize,
         store: Store,
+        then: impl Fn(Output, Range<usize>) + Sync,
     ) {
         self.reduce(linears.iter().map(|linear| linear.pair), rows, columns);
         let tokens = rows.len() / columns;
@@ -660,12 +683,14 @@ impl Engine {
         let (kernel, workers) = (self.kernel, &self.workers);
         let (reduced, spans) = (&self.scratch.reduced[..], &self.scratch.spans[..]);
         let total: usize = linears.iter().map(|linear| linear.matrix.tiles()).sum();
-        assert!(total * TILE <= stride);
-        let cut = Cut::new(total, self.pool.threads());
-        let base = Output { tokens, ..Output::new(out, stride) };
+        let stride = out.len() / tokens;
+        assert!(total * TILE <= stride && total.is_multiple_of(unit));
+        let cut = Cut::new(total / unit, self.pool.threads());
+        let base = Output::new(out, stride);
         self.pool.run(cut.jobs(), |job, worker| {
-            let Range { start: mut from, end: to } = cut.tiles(job);
-            let mut first = 0;
+            let units = cut.tiles(job);
+            let (start, to) = (units.start * unit, units.end * unit);
+            let (mut first, mut from) = (0, start);
             for (slot, &Linear { matrix, pair }) in linears.iter().enumerate() {
                 let end = first + matrix.tiles();
                 if from < end && from < to {
@@ -685,6 +710,7 @@ impl Engine {
                 }
                 first = end;
             }
+            then(base, start..to);
         });
     }
 
@@ -694,10 +720,10 @@ impl Engine {
         let n = rows.rows.len() / rows.columns;
         let mut x = std::mem::take(&mut self.scratch.x);
         match post_norm {
-            None => self.project(&[linear], rows, &mut x[..n * hidden], hidden, Store::Add),
+            None => self.project(&[linear], rows, &mut x[..n * hidden], Store::Add),
             Some(weight) => {
                 let mut h = std::mem::take(&mut self.scratch.h);
-                self.project(&[linear], rows, &mut h[..n * hidden], hidden, Store::Set);
+                self.project(&[linear], rows, &mut h[..n * hidden], Store::Set);
                 for (x, h) in x.chunks_exact_mut(hidden).zip(h.chunks_exact_mut(hidden)).take(n) {
                     self.kernel.run(RmsNormInPlace { x: h, weight, eps: config.rms_norm_eps });
                     x.iter_mut().zip(h).for_each(|(x, h)| *x += *h);
