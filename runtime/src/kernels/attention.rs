@@ -247,10 +247,11 @@ fn attend<S: Simd, E: Element, const N: usize>(s: S, page: Page<E>, group: Group
     let mut scores = [[0.0f32; PAGE_TOKENS]; N];
     // SAFETY: the page is as its type says, `run` checked head_dim, and queries are as long.
     unsafe { score_block::<S, E, N>(s, page, filled, &queries, &mut scores) };
+    let groups = filled.div_ceil(16);
     for (scores, &position) in scores.iter_mut().zip(group.positions) {
-        mask(scores, page.start, position, (position + 1).saturating_sub(group.window));
+        mask(&mut scores[..groups * 16], page.start, position, (position + 1).saturating_sub(group.window));
     }
-    let corrections = soften::<S, N>(s, &mut scores, group.softmax);
+    let corrections = soften::<S, N>(s, &mut scores, groups, group.softmax);
     // SAFETY: as above; the group's values are [N, head_dim].
     unsafe { weigh_block::<S, E, N>(s, page, filled, &scores, &corrections, group.values) };
 }
@@ -307,7 +308,7 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
 
 /// Keys outside `from..=position` get −∞.
 #[inline(always)]
-fn mask(scores: &mut [f32; PAGE_TOKENS], start: usize, position: usize, from: usize) {
+fn mask(scores: &mut [f32], start: usize, position: usize, from: usize) {
     if start >= from && start + PAGE_TOKENS <= position + 1 {
         return;
     }
@@ -318,21 +319,26 @@ fn mask(scores: &mut [f32; PAGE_TOKENS], start: usize, position: usize, from: us
     }
 }
 
-/// Turns scores into weights e^(score − max), updates the softmaxes, and returns the factors
-/// for what was summed before.
+/// Turns scores of as many `groups` of sixteen keys into weights e^(score − max), updates the softmaxes, and returns the
+/// factors for what was summed before.
 #[inline(always)]
-fn soften<S: Simd, const N: usize>(s: S, scores: &mut [[f32; PAGE_TOKENS]; N], softmax: &mut [Softmax]) -> [f32; 16] {
+fn soften<S: Simd, const N: usize>(
+    s: S,
+    scores: &mut [[f32; PAGE_TOKENS]; N],
+    groups: usize,
+    softmax: &mut [Softmax],
+) -> [f32; 16] {
+    assert!((1..=PAGE_TOKENS / 16).contains(&groups));
     // All queries' factors are computed as one register's lanes.
     let mut corrections = [0.0; 16];
     for (q, scores) in scores.iter().enumerate() {
         let mut lanes = [0.0; 16];
         for lane in (0..16).step_by(S::LANES) {
-            // SAFETY: lane + LANES ≤ 16, and the four groups of sixteen are the row.
+            // SAFETY: lane + LANES ≤ 16, and there are as many groups of sixteen.
             unsafe {
                 let p = scores.as_ptr().add(lane);
-                let low = s.max(s.load(p), s.load(p.add(16)));
-                let high = s.max(s.load(p.add(32)), s.load(p.add(48)));
-                s.store(lanes.as_mut_ptr().add(lane), s.max(low, high));
+                let largest = (1..groups).fold(s.load(p), |largest, group| s.max(largest, s.load(p.add(group * 16))));
+                s.store(lanes.as_mut_ptr().add(lane), largest);
             }
         }
         let before = softmax[q].max;
@@ -351,7 +357,7 @@ fn soften<S: Simd, const N: usize>(s: S, scores: &mut [[f32; PAGE_TOKENS]; N], s
         let max = s.splat(softmax[q].max);
         for lane in (0..16).step_by(S::LANES) {
             let mut sum = s.splat(0.0);
-            for group in 0..4 {
+            for group in 0..groups {
                 // SAFETY: as above.
                 unsafe {
                     let p = scores.as_mut_ptr().add(group * 16 + lane);

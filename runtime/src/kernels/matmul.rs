@@ -18,10 +18,14 @@ use crate::quant::{BLOCK, Format, Matrix, TILE};
 /// cache lines at once for several streams than for one, and an activation is loaded once for all.
 const STREAMS: usize = 4;
 
-/// Bytes, of all streams together, by which weights are asked for before the first tokens of a batch need them: the
-/// processor's own prefetching starts late and stops at the end of a page of memory. Farther ahead, hints come before what it
-/// does by itself, and it does less. Later tokens find weights in the cache.
-const AHEAD: usize = 1536;
+/// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
+/// starts late and stops at the end of a page of memory. Later tokens find them in the cache, and while these are multiplied,
+/// much of the next tile arrives.
+const AHEAD: usize = 4096;
+
+/// The same of each of [`STREAMS`], where a token is over before much arrives. Hints from farther ahead come before what the
+/// processor fetches by itself, and it then fetches less.
+const STREAM_AHEAD: usize = 384;
 
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
@@ -188,7 +192,7 @@ impl<C: Codec> Op for InFormat<'_, C> {
         let mut rest = tiles.clone();
         if streams_of(matrix, &tiles, input, tokens) == STREAMS {
             let each = tiles.len() / STREAMS;
-            first_lines(matrix, tiles.clone(), STREAMS, AHEAD).for_each(prefetch);
+            first_lines(matrix, tiles.clone(), STREAMS, STREAMS * STREAM_AHEAD).for_each(prefetch);
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
                 streams::<S, C>(s, matrix, tiles.start + index, each, x, ask, place);
@@ -651,15 +655,16 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
+        let ahead = if N > 1 { STREAM_AHEAD } else { AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
             // SAFETY: block < columns / 32, so the records lie in the tiles and x's blocks in their rows.
             unsafe {
                 let records: [_; N] = std::array::from_fn(|n| tiles.first.add(n * tiles.apart + at));
-                if at + AHEAD / N < tiles.ask {
+                if at + ahead < tiles.ask {
                     for line in 0..record_bytes.div_ceil(LINE) {
-                        records.iter().for_each(|record| prefetch(record.wrapping_add(AHEAD / N + line * LINE)));
+                        records.iter().for_each(|record| prefetch(record.wrapping_add(ahead + line * LINE)));
                     }
                 }
                 add_block::<S, Q, T, P, N>(s, &mut sums, Block { records, part, x: x.add(block), stride });
