@@ -14,8 +14,8 @@ use super::{Kernel, Op};
 use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
 
-/// Tiles that are multiplied with a single row of activations in step, from places that are far apart: memory brings more
-/// cache lines at once for several streams than for one, and an activation is loaded once for all.
+/// Most tiles that are multiplied with a single row of activations in step, from places that are far apart: memory brings
+/// more cache lines at once for several streams than for one, and an activation is loaded once for all.
 const STREAMS: usize = 4;
 
 /// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
@@ -23,9 +23,9 @@ const STREAMS: usize = 4;
 /// much of the next tile arrives.
 const AHEAD: usize = 4096;
 
-/// The same of each of [`STREAMS`], where a token is over before much arrives. Hints from farther ahead come before what the
-/// processor fetches by itself, and it then fetches less.
-const STREAM_AHEAD: usize = 384;
+/// The same of all streams together, where a tile is over before the next one arrives. Hints from farther ahead come before
+/// what the processor fetches by itself, and it then fetches less.
+const STREAMS_AHEAD: usize = 1536;
 
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
@@ -190,14 +190,21 @@ impl<C: Codec> Op for InFormat<'_, C> {
         let place = Place { output, first: tiles.start, store };
         let tokens = output.tokens;
         let mut rest = tiles.clone();
-        if streams_of(matrix, &tiles, input, tokens) == STREAMS {
-            let each = tiles.len() / STREAMS;
-            first_lines(matrix, tiles.clone(), STREAMS, STREAMS * STREAM_AHEAD).for_each(prefetch);
+        loop {
+            let count = streams_of(matrix, &rest, input, tokens);
+            if count == 1 {
+                break;
+            }
+            let each = rest.len() / count;
+            first_lines(matrix, rest.clone(), count, STREAMS_AHEAD).for_each(prefetch);
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
-                streams::<S, C>(s, matrix, tiles.start + index, each, x, ask, place);
+                match count {
+                    2 => streams::<S, C, 2>(s, matrix, rest.start + index, each, x, ask, place),
+                    _ => streams::<S, C, STREAMS>(s, matrix, rest.start + index, each, x, ask, place),
+                }
             }
-            rest.start += each * STREAMS;
+            rest.start += each * count;
         }
         first_lines(matrix, rest.clone(), 1, AHEAD).for_each(prefetch);
         for tile in rest.clone() {
@@ -240,18 +247,26 @@ impl Place {
     }
 }
 
-/// One row of activations with [`STREAMS`] tiles, each `each` after the one before. Of the bytes from each on, `ask` are to
+/// One row of activations with `N` tiles, each `each` after the one before. Of the bytes from each on, `ask` are to
 /// be multiplied.
 #[inline(always)]
-fn streams<S: Simd, C: Codec>(s: S, matrix: &Matrix, tile: usize, each: usize, x: &[C::X], ask: usize, place: Place) {
-    assert!(tile + (STREAMS - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == matrix.columns());
+fn streams<S: Simd, C: Codec, const N: usize>(
+    s: S,
+    matrix: &Matrix,
+    tile: usize,
+    each: usize,
+    x: &[C::X],
+    ask: usize,
+    place: Place,
+) {
+    assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == matrix.columns());
     let (first, apart) = (matrix.tile(tile).as_ptr(), each * matrix.tile_bytes());
     let tiles = Tiles { first, apart, columns: matrix.columns(), ask };
     macro_rules! parts {
         ($parts:literal) => {
             // SAFETY: just checked, and `check` bounds tiles by the stride; a thread owns its tiles.
             unsafe {
-                let sums = C::dot::<S, 1, $parts, STREAMS>(s, tiles, 0, x.as_ptr());
+                let sums = C::dot::<S, 1, $parts, N>(s, tiles, 0, x.as_ptr());
                 for (stream, parts) in sums.iter().enumerate() {
                     for (part, &[sum]) in parts.iter().enumerate() {
                         place.put(s, tile + stream * each, part, 0, sum);
@@ -387,7 +402,11 @@ fn is_dequantized(matrix: &Matrix, input: Input) -> bool {
 #[inline(always)]
 fn streams_of(matrix: &Matrix, tiles: &Range<usize>, input: Input, tokens: usize) -> usize {
     let single = tokens * input.rows_each() == 1 && !is_dequantized(matrix, input);
-    if single && tiles.len() >= STREAMS { STREAMS } else { 1 }
+    match tiles.len() {
+        STREAMS.. if single => STREAMS,
+        2.. if single => 2,
+        _ => 1,
+    }
 }
 
 /// What a product of `tiles` with so many tokens of such an input reads first, `bytes` of it, in that order.
@@ -655,7 +674,7 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
-        let ahead = if N > 1 { STREAM_AHEAD } else { AHEAD };
+        let ahead = if N > 1 { STREAMS_AHEAD / N } else { AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
