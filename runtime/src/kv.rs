@@ -72,7 +72,7 @@ impl PageStore {
 }
 
 /// Memory of a page, in words that are aligned for both element types. Threads write
-/// different positions of it at once: see [`Sequence::write`].
+/// different keys and values of it at once: see [`Sequence::write`].
 enum Words {
     Own(Box<[UnsafeCell<u32>]>),
     /// Never written: see [`Sequence::reserve`].
@@ -80,7 +80,7 @@ enum Words {
 }
 
 // SAFETY: shared access is through `Sequence::write` and `Sequence::part`, whose contracts
-// keep writers of a position alone with it.
+// keep the writer of a key or value alone with it.
 unsafe impl Sync for Words {}
 
 impl Words {

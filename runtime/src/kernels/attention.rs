@@ -107,8 +107,8 @@ pub enum Kept {
 /// Stores the key or the value of one position in a page part.
 ///
 /// # Safety
-/// To run it: `part` is a page part of `x.len()` wide heads whose place `slot`, below
-/// [`PAGE_TOKENS`], no other thread reads or writes.
+/// To run it: `part` is a page part of `x.len()` wide heads whose key, or value, at `slot`, below [`PAGE_TOKENS`], no other
+/// thread reads or writes.
 pub struct StorePosition<'a, E> {
     /// Keys `[4, head_dim, 16]`, then values `[64, head_dim]`.
     pub part: *mut E,
@@ -337,7 +337,11 @@ fn soften<S: Simd, const N: usize>(
             // SAFETY: lane + LANES ≤ 16, and there are as many groups of sixteen.
             unsafe {
                 let p = scores.as_ptr().add(lane);
-                let largest = (1..groups).fold(s.load(p), |largest, group| s.max(largest, s.load(p.add(group * 16))));
+                let mut largest = s.splat(f32::NEG_INFINITY);
+                for group in 0..groups {
+                    // Of a NaN on the left nothing remains, however many groups there are.
+                    largest = s.max(s.load(p.add(group * 16)), largest);
+                }
                 s.store(lanes.as_mut_ptr().add(lane), largest);
             }
         }

@@ -14,8 +14,8 @@ use super::{Kernel, Op};
 use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
 
-/// Most tiles that are multiplied with a single row of activations in step, from places that are far apart: memory brings
-/// more cache lines at once for several streams than for one, and an activation is loaded once for all.
+/// Most tiles that are multiplied with a single row of activations in step, from as many places: memory brings more cache
+/// lines at once for several streams than for one, and an activation can be loaded once for all.
 const STREAMS: usize = 4;
 
 /// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
@@ -260,7 +260,8 @@ fn streams<S: Simd, C: Codec, const N: usize>(
     place: Place,
 ) {
     assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == matrix.columns());
-    let (first, apart) = (matrix.tile(tile).as_ptr(), each * matrix.tile_bytes());
+    let first = matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr();
+    let apart = each * matrix.tile_bytes();
     let tiles = Tiles { first, apart, columns: matrix.columns(), ask };
     macro_rules! parts {
         ($parts:literal) => {

@@ -1,10 +1,12 @@
 //! Every kernel against the scalar one on every instruction set of this machine: the same
 //! bits, for ragged sizes, odd alignments and extreme values.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::activations::{ActivationBlock, Quantize};
-use super::attention::{AttendSegment, Element, PAGE_TOKENS, PagePart, QUERIES, Softmax};
+use super::attention::{AttendSegment, Element, Kept, PAGE_TOKENS, PagePart, QUERIES, Softmax, StorePosition};
 use super::low_rank::ThinMatMul;
 use super::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store, first_read};
 use super::prefetch::LINE;
@@ -118,7 +120,7 @@ fn products_have_the_same_bits() {
     let (scalar, others) = kernels();
     let mut random = Random(1);
     for format in Format::ALL {
-        // Of one row, four tiles at a time are multiplied: here 1, 3, 4, 1 and 10.
+        // With one row, four tiles go together, then two: here 1, 2 + 1, 4, 1 and 4 + 4 + 2.
         for (rows, columns) in [(16, 32), (33, 96), (64, 160), (5, 576), (150, 96)] {
             let matrix = matrix(format, rows, columns, &mut random);
             for tokens in [1, 2, 3, 4, 5, 7, 8, 9, 17] {
@@ -161,7 +163,11 @@ fn first_lines_are_those_of_the_tiles() {
                 let lines: Vec<_> = first_read(matrix, tiles.clone(), input, tokens, bytes).map(|p| p.addr()).collect();
                 let all = start + tiles.start * tile..start + tiles.end * tile;
                 assert!(lines.iter().all(|line| all.contains(line)), "{tiles:?} {tokens} {bytes}");
-                let places = if tiles.len() < places { places.min(tiles.len()).clamp(1, 2) } else { places };
+                let places = match tiles.len() {
+                    4.. => places,
+                    2.. => places.min(2),
+                    _ => 1,
+                };
                 // A tile that is left over from equal parts is not among the first.
                 assert_eq!(lines.len() * LINE, bytes.min(tiles.len() / places * places * tile));
                 let apart = tiles.len() / places * tile;
@@ -417,44 +423,80 @@ fn attention<E: Element>() {
     for head_dim in [16, 32, 48, 64, 128] {
         // With 67 and 133 tokens, the last page is that of some queries alone.
         let wide = usize::MAX;
-        for (tokens, window) in [(1usize, wide), (17, wide), (64, 9), (67, wide), (133, 66), (150, wide), (150, 70)] {
+        for (tokens, window) in
+            [(1usize, wide), (17, wide), (40, wide), (64, 9), (67, wide), (133, 66), (150, wide), (150, 70)]
+        {
             let pages: Vec<_> = (0..tokens.div_ceil(PAGE_TOKENS))
                 .map(|i| page::<E>(head_dim, (tokens - i * PAGE_TOKENS).min(PAGE_TOKENS), &mut random))
                 .collect();
             let queries = random.floats(QUERIES * head_dim, 0.4);
             for n in 1..=QUERIES.min(tokens) {
                 let positions: Vec<usize> = (0..n).map(|q| tokens - n + q).collect();
-                let run = |kernel: Kernel, from: usize| {
-                    let mut softmax = vec![Softmax::default(); n - from];
-                    let mut values = vec![0.0; (n - from) * head_dim];
+                let run = |kernel: Kernel, some: Range<usize>| {
+                    let mut softmax = vec![Softmax::default(); some.len()];
+                    let mut values = vec![0.0; some.len() * head_dim];
                     let parts: Vec<_> = pages.iter().map(|p| PagePart(p.0.as_ptr())).collect();
-                    let pointers: Vec<_> = (from..n).map(|q| queries[q * head_dim..].as_ptr()).collect();
+                    let pointers: Vec<_> = some.clone().map(|q| queries[q * head_dim..].as_ptr()).collect();
                     kernel.run(AttendSegment {
                         pages: &parts,
                         start: 0,
                         head_dim,
                         queries: &pointers,
-                        positions: &positions[from..],
+                        positions: &positions[some],
                         window,
                         softmax: &mut softmax,
                         values: &mut values,
                     });
                     (softmax.iter().map(|s| (s.max.to_bits(), s.sum.to_bits())).collect::<Vec<_>>(), values)
                 };
-                let (softmax, values) = run(scalar, 0);
+                let (softmax, values) = run(scalar, 0..n);
                 for &kernel in &others {
-                    let got = run(kernel, 0);
+                    let got = run(kernel, 0..n);
                     assert_eq!(got.0, softmax, "{} {head_dim} {tokens}", kernel.name());
                     assert!(got.1.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", kernel.name());
                 }
-                // The last query alone: the same bits as beside others.
-                let alone = run(scalar, n - 1);
-                assert_eq!(alone.0[0], softmax[n - 1]);
-                assert_eq!(alone.1, values[(n - 1) * head_dim..]);
+                // Each query alone: the same bits as beside later ones, which see more groups of keys.
+                for q in 0..n {
+                    let alone = run(scalar, q..q + 1);
+                    assert_eq!(alone.0[0], softmax[q]);
+                    assert_eq!(alone.1, values[q * head_dim..][..head_dim]);
+                }
                 check_formula(&pages, &queries, &positions, window, head_dim, &softmax, &values);
             }
         }
     }
+}
+
+/// A key or value goes to its place as `page` has it, and nowhere else.
+fn storing<E: Element + PartialEq + std::fmt::Debug>() {
+    let mut random = Random(17);
+    for head_dim in [16, 48, 64] {
+        let x: Vec<f32> = (0..head_dim).map(|_| (random.float() * 16.0).round() / 16.0).collect();
+        let untouched = vec![E::from_f32(7.0); 2 * PAGE_TOKENS * head_dim];
+        for slot in [0, 15, 16, 63] {
+            for kept in [Kept::Key, Kept::Value] {
+                let mut expected = untouched.clone();
+                for (d, &x) in x.iter().enumerate() {
+                    let at = match kept {
+                        Kept::Key => slot / 16 * 16 * head_dim + d * 16 + slot % 16,
+                        Kept::Value => PAGE_TOKENS * head_dim + slot * head_dim + d,
+                    };
+                    expected[at] = E::from_f32(x);
+                }
+                for kernel in Kernel::available() {
+                    let mut part = untouched.clone();
+                    kernel.run(StorePosition { part: part.as_mut_ptr(), slot, kept, x: &x });
+                    assert_eq!(part, expected, "{} {kept:?} {slot}", kernel.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_go_to_their_places() {
+    storing::<f32>();
+    storing::<u16>();
 }
 
 /// Softmax attention by its definition, in f64.

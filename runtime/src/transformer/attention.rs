@@ -49,12 +49,13 @@ impl Heads<'_> {
     /// and v in the cache.
     ///
     /// # Safety
-    /// `qkv` has rows of all heads; those named are there, and this job's alone.
+    /// `qkv` has rows of all heads for the tokens, whose positions are reserved and not yet committed; the heads named are
+    /// there, and this job's alone.
     pub(super) unsafe fn place(&self, qkv: Output, heads: Range<usize>) {
         let &Self { kernel, config, layer, index, tokens, runs, turns: (cos, sin) } = self;
-        let dim = config.head_dim;
+        assert!(qkv.tokens == tokens.len() && heads.end <= Self::count(config));
+        let (dim, [q, k, v]) = (config.head_dim, &layer.qkv);
         for head in heads {
-            let [q, k, v] = &layer.qkv;
             // Its projection, which head of that it is, how it is turned, and what is kept of it.
             let (projection, number, turned, kept) = match head.checked_sub(config.heads) {
                 None => (q, head, Some((&layer.q_norm, config.attention_scale)), None),
