@@ -31,7 +31,7 @@ impl Cut {
         if self.threads == 1 { 1 } else { self.rounds * self.threads + self.left(self.rounds) }
     }
 
-    pub(super) fn part(&self, job: usize) -> Range<usize> {
+    pub(super) fn parts_of(&self, job: usize) -> Range<usize> {
         if self.threads == 1 {
             return 0..self.parts;
         }
@@ -57,14 +57,14 @@ mod tests {
                 let cut = Cut::new(parts, threads);
                 let mut end = 0;
                 for job in 0..cut.jobs() {
-                    let range = cut.part(job);
+                    let range = cut.parts_of(job);
                     assert_eq!(range.start, end, "{parts} parts, {threads} threads");
                     end = range.end;
                     assert!(threads == 1 || range.len() <= (3 * parts).div_ceil(4 * threads).max(1));
                 }
                 assert_eq!(end, parts);
                 if threads > 1 && parts > 0 {
-                    assert_eq!(cut.part(cut.jobs() - 1).len(), 1);
+                    assert_eq!(cut.parts_of(cut.jobs() - 1).len(), 1);
                 }
             }
         }

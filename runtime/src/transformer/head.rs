@@ -77,7 +77,7 @@ impl Engine {
         self.pool.run(cut.jobs(), |job, worker| {
             // SAFETY: this job's worker. Tiles are listed once, so that those of jobs are disjoint.
             let scratch = unsafe { &mut workers.get(worker).tiles[0] };
-            for together in tiles[cut.part(job)].chunk_by(|a, b| a + 1 == *b) {
+            for together in tiles[cut.parts_of(job)].chunk_by(|a, b| a + 1 == *b) {
                 let tiles = together[0]..together[0] + together.len();
                 // SAFETY: tiles end within the stride.
                 let output = unsafe { output.from_column(tiles.start * TILE) };

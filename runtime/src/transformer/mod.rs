@@ -494,7 +494,7 @@ impl Engine {
         self.pool.run(cut.jobs(), |job, worker| {
             // SAFETY: this job's worker; tiles of jobs are disjoint.
             let WorkerScratch { tiles: scratch, rows: aside, .. } = unsafe { workers.get(worker) };
-            let blocks = cut.part(job);
+            let blocks = cut.parts_of(job);
             if !wanted.floats && !split {
                 for start in blocks.clone().step_by((ASIDE / n).max(1)) {
                     let blocks = start..(start + (ASIDE / n).max(1)).min(blocks.end);
@@ -552,7 +552,7 @@ impl Engine {
         let tiles: usize = matrices.iter().map(|matrix| matrix.tiles()).sum();
         let cut = Cut::new(tiles / unit, self.pool.threads());
         self.foresee_first(cut, n, |job| {
-            let units = cut.part(job);
+            let units = cut.parts_of(job);
             let (mut start, mut end) = (units.start * unit, units.end * unit);
             for &matrix in matrices {
                 let tiles = matrix.tiles();
@@ -569,7 +569,7 @@ impl Engine {
     fn foresee_gated(&mut self, gate: &Matrix, n: usize) {
         let cut = gated_cut(gate, self.pool.threads());
         self.foresee_first(cut, n, |job| {
-            let Range { start, end } = cut.part(job);
+            let Range { start, end } = cut.parts_of(job);
             let end = (end * WIDE).min(start * WIDE + GatedMatMul::together(n)).min(gate.tiles());
             Some((gate, start * WIDE..end))
         });
@@ -688,7 +688,7 @@ impl Engine {
         let cut = Cut::new(total / unit, self.pool.threads());
         let base = Output::new(out, stride);
         self.pool.run(cut.jobs(), |job, worker| {
-            let units = cut.part(job);
+            let units = cut.parts_of(job);
             let (start, to) = (units.start * unit, units.end * unit);
             let (mut first, mut from) = (0, start);
             for (slot, &Linear { matrix, pair }) in linears.iter().enumerate() {
