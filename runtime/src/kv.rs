@@ -26,7 +26,8 @@ pub enum Precision {
     #[default]
     Fast,
     /// The same with a second code for what the first leaves: fifteen bits. Twice the arithmetic over the same weights:
-    /// reading takes twice as long as with [`Fast`](Self::Fast), writing, which waits for the weights, a fifth longer.
+    /// reading takes twice as long as with [`Fast`](Self::Fast), writing, which waits for the weights, a fifth to a third
+    /// longer.
     Fine,
     /// All activations, keys and values in f32, weights dequantized exactly: the yardstick.
     Exact,
