@@ -13,6 +13,7 @@
 mod aarch64;
 pub mod activations;
 pub mod attention;
+mod codecs;
 pub mod low_rank;
 pub mod matmul;
 pub(crate) mod prefetch;
