@@ -9,33 +9,44 @@ mod wgpu;
 
 use std::process::{Command, ExitCode};
 
-const HELP: &str = "\
-cargo xtask check          everything that CI checks, cheapest first
-cargo xtask arm            the runtime's tests for AArch64, under qemu
-cargo xtask bench-peers    this program and llama.cpp on the same file, alternately
-                           [--repeat N] [--threads T] [--part speed|growth|cases|free|accuracy] [--out FILE.md]
-                           [--svg FILE.svg] [--no-build]
-cargo xtask check-export   llama.cpp loads what `critic export` wrote, and writes the same text
-cargo xtask check-cinstall libcritic installed by cargo-c, which is built first (minutes)
-cargo xtask check-peft     PEFT loads adapters that were trained here, and computes the same (fetches PyTorch)
-cargo xtask check-wgpu     ten training steps on the CPU and on WebGPU agree (builds burn anew: many minutes)
-cargo xtask bench-step     one training step here and in PyTorch, alternately [--repeat N]";
+use clap::Parser;
+
+/// What a contributor or CI runs.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Task {
+    /// Everything that CI checks, cheapest first
+    Check,
+    /// The runtime's tests for AArch64, under qemu
+    Arm,
+    /// This program and llama.cpp on the same file, alternately
+    BenchPeers(peers::Options),
+    /// llama.cpp loads what `critic export` wrote, and writes the same text
+    CheckExport,
+    /// libcritic installed by cargo-c, which is built first (minutes)
+    CheckCinstall,
+    /// PEFT loads adapters that were trained here, and computes the same (fetches PyTorch)
+    CheckPeft,
+    /// Ten training steps on the CPU and on WebGPU agree (builds burn anew: many minutes)
+    CheckWgpu,
+    /// One training step here and in PyTorch, alternately
+    BenchStep {
+        /// Rounds, whose medians are given
+        #[arg(long, default_value_t = 3, value_name = "N")]
+        repeat: usize,
+    },
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = match arguments.first().map(String::as_str) {
-        Some("check") => check::all(),
-        Some("arm") => arm::run(),
-        Some("check-cinstall") => cinstall::check(),
-        Some("check-peft") => python::check_peft(),
-        Some("check-wgpu") => wgpu::check(),
-        Some("bench-step") => python::bench_step(&arguments[1..]),
-        Some("check-export") => peers::export(),
-        Some("bench-peers") => peers::run(&arguments[1..]),
-        _ => {
-            eprintln!("{HELP}");
-            return ExitCode::from(2);
-        }
+    let result = match Task::parse() {
+        Task::Check => check::all(),
+        Task::Arm => arm::run(),
+        Task::BenchPeers(options) => peers::run(&options),
+        Task::CheckExport => peers::export(),
+        Task::CheckCinstall => cinstall::check(),
+        Task::CheckPeft => python::check_peft(),
+        Task::CheckWgpu => wgpu::check(),
+        Task::BenchStep { repeat } => python::bench_step(repeat),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

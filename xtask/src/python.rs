@@ -34,14 +34,7 @@ pub fn check_peft() -> Result<(), String> {
 }
 
 /// One training step here and in PyTorch, alternately; medians.
-pub fn bench_step(arguments: &[String]) -> Result<(), String> {
-    let rounds: usize = match arguments {
-        [] => 3,
-        [name, count] if name == "--repeat" => {
-            count.parse().map_err(|_| format!("--repeat: {count:?} is no number"))?
-        }
-        _ => return Err("usage: cargo xtask bench-step [--repeat N]".to_owned()),
-    };
+pub fn bench_step(rounds: usize) -> Result<(), String> {
     let python = python()?;
     run(&mut cargo(&["build", "--release", "--workspace", "--example", "rco_step"]))?;
     let model = models()?.1;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::{cargo, run as run_command};
@@ -53,38 +54,72 @@ struct Row {
     values: [Vec<f64>; 3],
 }
 
-pub fn run(arguments: &[String]) -> Result<(), String> {
-    let option = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1).cloned()
-    };
-    let number = |name: &str, default: usize| -> Result<usize, String> {
-        option(name).map_or(Ok(default), |text| text.parse().map_err(|_| format!("{name}: {text:?} is not a number")))
-    };
-    let (repeat, threads) = (number("--repeat", 5)?, number("--threads", 2)?);
-    let part = option("--part").unwrap_or_else(|| "all".to_owned());
+/// Of `cargo xtask bench-peers`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Rounds, whose medians are given
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    repeat: usize,
+    /// Threads on both sides
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    threads: usize,
+    /// What is measured
+    #[arg(long, value_enum, default_value = "all")]
+    part: Part,
+    /// Where the tables go beside standard output
+    #[arg(long, value_name = "FILE.md")]
+    out: Option<PathBuf>,
+    /// Where the plot of long prompts goes
+    #[arg(long, value_name = "FILE.svg", default_value = "docs/prompt-length.svg")]
+    svg: PathBuf,
+    /// Measure the `target/release/critic` that is there
+    #[arg(long)]
+    no_build: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    All,
+    /// Prefill, batches, decoding, start, memory
+    Speed,
+    /// The time of long prompts, with a plot
+    Growth,
+    /// The whole loop with given texts
+    Cases,
+    /// The whole loop in free writing
+    Free,
+    /// Divergence from f32, and what it costs
+    Accuracy,
+    /// Nothing: only what is needed is built
+    None,
+}
+
+pub fn run(options: &Options) -> Result<(), String> {
+    let &Options { repeat, threads, part, .. } = options;
     let program = server::program()?;
-    if !Path::new("target/release/critic").exists() || !arguments.iter().any(|a| a == "--no-build") {
+    if !Path::new("target/release/critic").exists() || !options.no_build {
         run_command(&mut cargo(&["build", "--release", "--package", "critic-cli"]))?;
     }
     let (gguf, ours) = models()?;
     let sides = Sides { program, gguf, ours, threads, repeat };
     let mut out = format!("Made by `cargo xtask bench-peers --repeat {repeat} --threads {threads}`");
-    out += &if part == "all" { ".\n\n".to_owned() } else { format!(" with `--part {part}`.\n\n") };
-    let svg = option("--svg").unwrap_or("docs/prompt-length.svg".into());
-    let parts: [(&str, &dyn Fn() -> Result<String, String>); 5] = [
-        ("speed", &|| speed(&sides)),
-        ("growth", &|| growth(&sides, Path::new(&svg))),
-        ("cases", &|| cases::run(&sides)),
-        ("free", &|| free::run(&sides)),
-        ("accuracy", &|| accuracy::run(&sides)),
+    out += &match part.to_possible_value() {
+        Some(name) if part != Part::All => format!(" with `--part {}`.\n\n", name.get_name()),
+        _ => ".\n\n".to_owned(),
+    };
+    let parts: [(Part, &dyn Fn() -> Result<String, String>); 5] = [
+        (Part::Speed, &|| speed(&sides)),
+        (Part::Growth, &|| growth(&sides, &options.svg)),
+        (Part::Cases, &|| cases::run(&sides)),
+        (Part::Free, &|| free::run(&sides)),
+        (Part::Accuracy, &|| accuracy::run(&sides)),
     ];
-    for (_, run) in parts.iter().filter(|(name, _)| part == "all" || part == *name) {
+    for (_, run) in parts.iter().filter(|(which, _)| part == Part::All || part == *which) {
         out += &run()?;
     }
     println!("{out}");
-    match option("--out") {
-        Some(file) => std::fs::write(&file, out).map_err(|error| format!("{file}: {error}")),
+    match &options.out {
+        Some(file) => std::fs::write(file, out).map_err(|error| format!("{}: {error}", file.display())),
         None => Ok(()),
     }
 }
