@@ -13,8 +13,9 @@ use crate::quant::{BLOCK, Format, TILE};
 /// much of the next tile arrives.
 pub(super) const AHEAD: usize = 4096;
 
-/// The same of all streams together, where a tile is over before the next one arrives. Hints from farther ahead come before
-/// what the processor fetches by itself, and it then fetches less.
+/// The same for a single row of activations, of all tiles that it meets in step together: each is over before the next one
+/// arrives. Processors drop hints while a core already waits for some twenty lines, so that hints from farther ahead are
+/// lost.
 pub(super) const STREAMS_AHEAD: usize = 1536;
 
 /// Tiles that are multiplied together.
@@ -72,9 +73,22 @@ struct Block<const N: usize> {
     x: *const ActivationBlock,
     /// Blocks from one row's to the next.
     stride: usize,
+    /// So many bytes after the records, memory is asked for as much as they take; 0: for nothing.
+    ahead: usize,
 }
 
 impl<const N: usize> Block<N> {
+    /// Asks for the lines of one of `parts` equal parts.
+    #[inline(always)]
+    fn ask(self, record_bytes: usize, part: usize, parts: usize) {
+        if self.ahead > 0 {
+            let lines = N * record_bytes.div_ceil(LINE);
+            for line in part * lines / parts..(part + 1) * lines / parts {
+                prefetch(self.records[line % N].wrapping_add(self.ahead + line / N * LINE));
+            }
+        }
+    }
+
     /// # Safety
     /// There are more than `row` rows.
     #[inline(always)]
@@ -94,6 +108,10 @@ unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize, const 
     half: usize,
     group: usize,
 ) {
+    // A single row is done as soon as memory brings weights, and of hints in one burst some would be dropped.
+    if T == 1 {
+        block.ask(Q::FORMAT.record_bytes(), 4 * half + group, BLOCK / 4);
+    }
     // SAFETY: the caller has records of the format with `P` parts from the block's on, and `T` rows.
     unsafe {
         for (record, sums) in block.records.iter().zip(sums) {
@@ -198,19 +216,19 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
-        let ahead = if N > 1 { STREAMS_AHEAD / N } else { AHEAD };
+        let ahead = if T == 1 { STREAMS_AHEAD / N } else { AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
             // SAFETY: block < columns / 32, so the records lie in the tiles and x's blocks in their rows.
             unsafe {
                 let records: [_; N] = std::array::from_fn(|n| tiles.first.add(n * tiles.apart + at));
-                if at + ahead < tiles.ask {
-                    for line in 0..record_bytes.div_ceil(LINE) {
-                        records.iter().for_each(|record| prefetch(record.wrapping_add(ahead + line * LINE)));
-                    }
+                let ahead = if at + ahead < tiles.ask { ahead } else { 0 };
+                let block = Block { records, part, x: x.add(block), stride, ahead };
+                if T > 1 {
+                    block.ask(record_bytes, 0, 1);
                 }
-                add_block::<S, Q, T, P, N>(s, &mut sums, Block { records, part, x: x.add(block), stride });
+                add_block::<S, Q, T, P, N>(s, &mut sums, block);
             }
         }
         sums

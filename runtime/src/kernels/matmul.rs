@@ -198,7 +198,8 @@ impl<C: Codec> Op for InFormat<'_, C> {
             }
             rest.start += each * count;
         }
-        first_lines(matrix, rest.clone(), 1, AHEAD).for_each(prefetch);
+        let ahead = if tokens * rows == 1 { STREAMS_AHEAD } else { AHEAD };
+        first_lines(matrix, rest.clone(), 1, ahead).for_each(prefetch);
         for tile in rest.clone() {
             let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
             let (columns, ask) = (matrix.columns(), (rest.end - tile) * matrix.tile_bytes());
