@@ -13,7 +13,10 @@ use crate::quant::{BLOCK, Format, TILE};
 /// much of the next tile arrives.
 pub(super) const AHEAD: usize = 4096;
 
-/// The same for a single row of activations, of all tiles that it meets in step together: each is over before the next one
+/// Rows of activations that are multiplied faster than memory brings weights.
+pub(super) const FEW: usize = 2;
+
+/// The same for few rows of activations, of all tiles that they meet in step together: each is over before the next one
 /// arrives. Processors drop hints while a core already waits for some twenty lines, so that hints from farther ahead are
 /// lost.
 pub(super) const STREAMS_AHEAD: usize = 1536;
@@ -108,8 +111,8 @@ unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize, const 
     half: usize,
     group: usize,
 ) {
-    // A single row is done as soon as memory brings weights, and of hints in one burst some would be dropped.
-    if T == 1 {
+    // Of hints in one burst some would be dropped, for which few rows then wait.
+    if T <= FEW {
         block.ask(Q::FORMAT.record_bytes(), 4 * half + group, BLOCK / 4);
     }
     // SAFETY: the caller has records of the format with `P` parts from the block's on, and `T` rows.
@@ -216,7 +219,7 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
-        let ahead = if T == 1 { STREAMS_AHEAD / N } else { AHEAD };
+        let ahead = if T <= FEW { STREAMS_AHEAD / N } else { AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
@@ -225,7 +228,7 @@ impl<Q: Quantized> Codec for Q {
                 let records: [_; N] = std::array::from_fn(|n| tiles.first.add(n * tiles.apart + at));
                 let ahead = if at + ahead < tiles.ask { ahead } else { 0 };
                 let block = Block { records, part, x: x.add(block), stride, ahead };
-                if T > 1 {
+                if T > FEW {
                     block.ask(record_bytes, 0, 1);
                 }
                 add_block::<S, Q, T, P, N>(s, &mut sums, block);

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activations::ActivationBlock;
-use super::codecs::{AHEAD, BF16, Codec, F16, F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, STREAMS_AHEAD, Tiles};
+use super::codecs::{AHEAD, BF16, Codec, F16, F32, FEW, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, STREAMS_AHEAD, Tiles};
 use super::prefetch::{Lines, prefetch};
 use super::simd::{Simd, exp};
 use super::{Kernel, Op};
@@ -16,7 +16,8 @@ use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
 
 /// Most tiles that are multiplied with a single row of activations in step, from as many places: memory brings more cache
-/// lines at once for several streams than for one, and an activation can be loaded once for all.
+/// lines at once for several streams than for one, and an activation can be loaded once for all. Two rows have registers
+/// for two.
 const STREAMS: usize = 4;
 
 /// The right-hand side: `[tokens, columns]`.
@@ -179,7 +180,7 @@ impl<C: Codec> Op for InFormat<'_, C> {
         let MatMul { matrix, tiles, input, output, store, scratch } = self.0;
         let (x, rows) = (C::rows(input), input.rows_each());
         let dequantized = is_dequantized(matrix, input);
-        let place = Place { output, first: tiles.start, store };
+        let place = Place { output, first: tiles.start, store, rows };
         let tokens = output.tokens;
         let mut rest = tiles.clone();
         loop {
@@ -191,14 +192,15 @@ impl<C: Codec> Op for InFormat<'_, C> {
             first_lines(matrix, rest.clone(), count, STREAMS_AHEAD).for_each(prefetch);
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
-                match count {
-                    2 => streams::<S, C, 2>(s, matrix, rest.start + index, each, x, ask, place),
-                    _ => streams::<S, C, STREAMS>(s, matrix, rest.start + index, each, x, ask, place),
+                match (count, tokens * rows) {
+                    (2, 1) => streams::<S, C, 1, 2>(s, matrix, rest.start + index, each, x, ask, place),
+                    (2, _) => streams::<S, C, 2, 2>(s, matrix, rest.start + index, each, x, ask, place),
+                    _ => streams::<S, C, 1, STREAMS>(s, matrix, rest.start + index, each, x, ask, place),
                 }
             }
             rest.start += each * count;
         }
-        let ahead = if tokens * rows == 1 { STREAMS_AHEAD } else { AHEAD };
+        let ahead = if tokens * rows <= FEW { STREAMS_AHEAD } else { AHEAD };
         first_lines(matrix, rest.clone(), 1, ahead).for_each(prefetch);
         for tile in rest.clone() {
             let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
@@ -224,6 +226,8 @@ struct Place {
     /// The tile that the output begins with.
     first: usize,
     store: Store,
+    /// Rows of activations for each token.
+    rows: usize,
 }
 
 impl Place {
@@ -238,12 +242,27 @@ impl Place {
             s.store(out, if self.store == Store::Add { s.add(s.load(out), sum) } else { sum });
         }
     }
+
+    /// Products with all rows of the tokens from `token` on, of which each has one or two: a token's is the sum of its rows'.
+    ///
+    /// # Safety
+    /// As of [`Place::put`], for each of these tokens.
+    #[inline(always)]
+    unsafe fn put_rows<S: Simd, const T: usize>(self, s: S, tile: usize, part: usize, token: usize, rows: &[S::F; T]) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            for i in 0..T / self.rows {
+                let sum = if self.rows == 1 { rows[i] } else { s.add(rows[2 * i], rows[2 * i + 1]) };
+                self.put(s, tile, part, token + i, sum);
+            }
+        }
+    }
 }
 
-/// One row of activations with `N` tiles, each `each` after the one before. Of the bytes from each on, `ask` are to
+/// `T` rows of activations with `N` tiles, each `each` after the one before. Of the bytes from each on, `ask` are to
 /// be multiplied.
 #[inline(always)]
-fn streams<S: Simd, C: Codec, const N: usize>(
+fn streams<S: Simd, C: Codec, const T: usize, const N: usize>(
     s: S,
     matrix: &Matrix,
     tile: usize,
@@ -252,7 +271,7 @@ fn streams<S: Simd, C: Codec, const N: usize>(
     ask: usize,
     place: Place,
 ) {
-    assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == matrix.columns());
+    assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == T * matrix.columns());
     let first = matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr();
     let apart = each * matrix.tile_bytes();
     let tiles = Tiles { first, apart, columns: matrix.columns(), ask };
@@ -260,10 +279,10 @@ fn streams<S: Simd, C: Codec, const N: usize>(
         ($parts:literal) => {
             // SAFETY: just checked, and `check` bounds tiles by the stride; a thread owns its tiles.
             unsafe {
-                let sums = C::dot::<S, 1, $parts, N>(s, tiles, 0, x.as_ptr());
-                for (stream, parts) in sums.iter().enumerate() {
-                    for (part, &[sum]) in parts.iter().enumerate() {
-                        place.put(s, tile + stream * each, part, 0, sum);
+                let products = C::dot::<S, T, $parts, N>(s, tiles, 0, x.as_ptr());
+                for (stream, parts) in products.iter().enumerate() {
+                    for (part, products) in parts.iter().enumerate() {
+                        place.put_rows(s, tile + stream * each, part, 0, products);
                     }
                 }
             }
@@ -395,10 +414,10 @@ fn is_dequantized(matrix: &Matrix, input: Input) -> bool {
 /// From how many places a product of `tiles` with so many tokens of such an input reads weights at the same time.
 #[inline(always)]
 fn streams_of(matrix: &Matrix, tiles: &Range<usize>, input: Input, tokens: usize) -> usize {
-    let single = tokens * input.rows_each() == 1 && !is_dequantized(matrix, input);
-    match tiles.len() {
-        STREAMS.. if single => STREAMS,
-        2.. if single => 2,
+    match (tokens * input.rows_each(), tiles.len()) {
+        _ if is_dequantized(matrix, input) => 1,
+        (1, STREAMS..) => STREAMS,
+        (1..=FEW, 2..) => 2,
         _ => 1,
     }
 }
@@ -458,11 +477,7 @@ fn pass<S: Simd, C: Codec>(
             unsafe {
                 let [products] = C::dot::<S, $n, $parts, 1>(s, weights, parts.start, x);
                 for (part, products) in products.into_iter().enumerate() {
-                    // A token's product is the sum of its rows'.
-                    for i in 0..$n / rows {
-                        let sum = if rows == 1 { products[i] } else { s.add(products[2 * i], products[2 * i + 1]) };
-                        place.put(s, tile, parts.start + part, tokens.start + i, sum);
-                    }
+                    place.put_rows(s, tile, parts.start + part, tokens.start, &products);
                 }
             }
         }};

@@ -155,10 +155,15 @@ fn first_lines_are_those_of_the_tiles() {
     let matrix = &matrix(Format::Q4_1, 150, 64, &mut Random(7));
     let (start, tile) = (matrix.bytes().as_ptr().addr(), matrix.tile_bytes());
     for tiles in [0..4, 1..10, 3..6, 2..3, 9..9] {
-        // Only a single row of activations meets several places at once.
-        for (input, tokens, places) in
-            [(Input::Codes(&[]), 1, 4), (Input::Codes(&[]), 2, 1), (Input::Fine(&[]), 1, 1), (Input::Float(&[]), 1, 1)]
-        {
+        // Only one or two rows of activations meet several places at once.
+        for (input, tokens, places) in [
+            (Input::Codes(&[]), 1, 4),
+            (Input::Codes(&[]), 2, 2),
+            (Input::Codes(&[]), 3, 1),
+            (Input::Fine(&[]), 1, 2),
+            (Input::Fine(&[]), 2, 1),
+            (Input::Float(&[]), 1, 1),
+        ] {
             for bytes in [0, 4 * LINE, 1 << 20] {
                 let lines: Vec<_> = first_read(matrix, tiles.clone(), input, tokens, bytes).map(|p| p.addr()).collect();
                 let all = start + tiles.start * tile..start + tiles.end * tile;
