@@ -13,13 +13,13 @@ use crate::quant::{BLOCK, Format, TILE};
 /// much of the next tile arrives.
 pub(super) const AHEAD: usize = 4096;
 
-/// Rows of activations that are multiplied faster than memory brings weights.
-pub(super) const FEW: usize = 2;
+/// The same for at most [`FEW`] rows of activations, of all tiles that they meet in step together: each tile is over before the
+/// next one arrives. Processors drop hints while a core already waits for some twenty lines, so that hints from farther ahead
+/// are lost.
+pub(super) const FEW_AHEAD: usize = 1536;
 
-/// The same for few rows of activations, of all tiles that they meet in step together: each is over before the next one
-/// arrives. Processors drop hints while a core already waits for some twenty lines, so that hints from farther ahead are
-/// lost.
-pub(super) const STREAMS_AHEAD: usize = 1536;
+/// So many rows of activations are multiplied faster than memory brings weights.
+pub(super) const FEW: usize = 2;
 
 /// Tiles that are multiplied together.
 #[derive(Clone, Copy)]
@@ -76,17 +76,17 @@ struct Block<const N: usize> {
     x: *const ActivationBlock,
     /// Blocks from one row's to the next.
     stride: usize,
-    /// So many bytes after the records, memory is asked for as much as they take; 0: for nothing.
+    /// Memory is asked for the records that lie so many bytes after these; 0: for none.
     ahead: usize,
 }
 
 impl<const N: usize> Block<N> {
-    /// Asks for the lines of one of `parts` equal parts.
+    /// The `step`th of so many steps in which memory is asked for lines of the records ahead.
     #[inline(always)]
-    fn ask(self, record_bytes: usize, part: usize, parts: usize) {
+    fn ask(self, record_bytes: usize, step: usize, steps: usize) {
         if self.ahead > 0 {
             let lines = N * record_bytes.div_ceil(LINE);
-            for line in part * lines / parts..(part + 1) * lines / parts {
+            for line in step * lines / steps..(step + 1) * lines / steps {
                 prefetch(self.records[line % N].wrapping_add(self.ahead + line / N * LINE));
             }
         }
@@ -102,7 +102,7 @@ impl<const N: usize> Block<N> {
 }
 
 /// Adds products of four columns to the sums of `P` parts of `N` tiles with `T` rows, which grow side by side: each is a chain
-/// of instructions that wait for one another.
+/// of instructions that wait for one another. With few rows, a part of what lies ahead is asked for.
 #[inline(always)]
 unsafe fn add_four<S: Simd, Q: Quantized, const T: usize, const P: usize, const N: usize>(
     s: S,
@@ -219,7 +219,7 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
-        let ahead = if T <= FEW { STREAMS_AHEAD / N } else { AHEAD };
+        let ahead = if T <= FEW { FEW_AHEAD / N } else { AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;

@@ -1,14 +1,14 @@
 //! Weights times activations: some tiles of a matrix with all tokens of a batch.
 //!
 //! One formula for every batch size: output (row, token) is accumulated over the columns
-//! from left to right in one lane. Several tokens share each load of weights, and a single
-//! one meets several tiles at a time, which is all that the size of a batch changes.
+//! from left to right in one lane. Several tokens share each load of weights, and one or two
+//! meet several tiles at a time, which is all that the size of a batch changes.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activations::ActivationBlock;
-use super::codecs::{AHEAD, BF16, Codec, F16, F32, FEW, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, STREAMS_AHEAD, Tiles};
+use super::codecs::{AHEAD, BF16, Codec, F16, F32, FEW, FEW_AHEAD, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tiles};
 use super::prefetch::{Lines, prefetch};
 use super::simd::{Simd, exp};
 use super::{Kernel, Op};
@@ -189,18 +189,19 @@ impl<C: Codec> Op for InFormat<'_, C> {
                 break;
             }
             let each = rest.len() / count;
-            first_lines(matrix, rest.clone(), count, STREAMS_AHEAD).for_each(prefetch);
+            first_lines(matrix, rest.clone(), count, FEW_AHEAD).for_each(prefetch);
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
                 match (count, tokens * rows) {
+                    (STREAMS, 1) => streams::<S, C, 1, STREAMS>(s, matrix, rest.start + index, each, x, ask, place),
                     (2, 1) => streams::<S, C, 1, 2>(s, matrix, rest.start + index, each, x, ask, place),
-                    (2, _) => streams::<S, C, 2, 2>(s, matrix, rest.start + index, each, x, ask, place),
-                    _ => streams::<S, C, 1, STREAMS>(s, matrix, rest.start + index, each, x, ask, place),
+                    (2, 2) => streams::<S, C, 2, 2>(s, matrix, rest.start + index, each, x, ask, place),
+                    _ => unreachable!("as `streams_of` has it"),
                 }
             }
             rest.start += each * count;
         }
-        let ahead = if tokens * rows <= FEW { STREAMS_AHEAD } else { AHEAD };
+        let ahead = if tokens * rows <= FEW { FEW_AHEAD } else { AHEAD };
         first_lines(matrix, rest.clone(), 1, ahead).for_each(prefetch);
         for tile in rest.clone() {
             let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
@@ -211,7 +212,7 @@ impl<C: Codec> Op for InFormat<'_, C> {
                 let group = Pass::<S, C>::tokens(tokens - token, rows);
                 let parts = Pass::<S, C>::parts(group * rows);
                 for part in (0..TILE / S::LANES).step_by(parts) {
-                    pass::<S, C>(s, weights, part..part + parts, x, (token..token + group, rows), (place, tile));
+                    pass::<S, C>(s, weights, part..part + parts, x, token..token + group, place, tile);
                 }
                 token += group;
             }
@@ -243,16 +244,16 @@ impl Place {
         }
     }
 
-    /// Products with all rows of the tokens from `token` on, of which each has one or two: a token's is the sum of its rows'.
+    /// Products `of` all rows of the tokens from `token` on, of which each has one or two: a token's is the sum of its rows'.
     ///
     /// # Safety
     /// As of [`Place::put`], for each of these tokens.
     #[inline(always)]
-    unsafe fn put_rows<S: Simd, const T: usize>(self, s: S, tile: usize, part: usize, token: usize, rows: &[S::F; T]) {
+    unsafe fn put_rows<S: Simd, const T: usize>(self, s: S, tile: usize, part: usize, token: usize, of: &[S::F; T]) {
         // SAFETY: as the caller promises.
         unsafe {
             for i in 0..T / self.rows {
-                let sum = if self.rows == 1 { rows[i] } else { s.add(rows[2 * i], rows[2 * i + 1]) };
+                let sum = if self.rows == 1 { of[i] } else { s.add(of[2 * i], of[2 * i + 1]) };
                 self.put(s, tile, part, token + i, sum);
             }
         }
@@ -277,7 +278,8 @@ fn streams<S: Simd, C: Codec, const T: usize, const N: usize>(
     let tiles = Tiles { first, apart, columns: matrix.columns(), ask };
     macro_rules! parts {
         ($parts:literal) => {
-            // SAFETY: just checked, and `check` bounds tiles by the stride; a thread owns its tiles.
+            // SAFETY: just checked: `x` has `T` rows, which are those of all tokens of the output. `check` bounds tiles by the
+            // stride; a thread owns its tiles.
             unsafe {
                 let products = C::dot::<S, T, $parts, N>(s, tiles, 0, x.as_ptr());
                 for (stream, parts) in products.iter().enumerate() {
@@ -453,16 +455,18 @@ fn dequantize_tile(matrix: &Matrix, tile: usize, out: &mut Vec<f32>) -> *const u
     out.as_ptr().cast()
 }
 
-/// The products of parts of a tile with `tokens`, each of so many rows of `x`, go to their place.
+/// The products of parts of a tile with `tokens` go to their place.
 #[inline(always)]
 fn pass<S: Simd, C: Codec>(
     s: S,
     weights: Tiles,
     parts: Range<usize>,
     x: &[C::X],
-    (tokens, rows): (Range<usize>, usize),
-    (place, tile): (Place, usize),
+    tokens: Range<usize>,
+    place: Place,
+    tile: usize,
 ) {
+    let rows = place.rows;
     // The first rows, and of a tile's parts the first, bring the weights into the cache.
     let weights = if tokens.start == 0 && parts.start == 0 { weights } else { Tiles { ask: 0, ..weights } };
     let width = weights.columns / C::COLUMNS;

@@ -120,8 +120,8 @@ fn products_have_the_same_bits() {
     let (scalar, others) = kernels();
     let mut random = Random(1);
     for format in Format::ALL {
-        // With one row, four tiles go together, then two: here 1, 2 + 1, 4, 1 and 4 + 4 + 2.
-        for (rows, columns) in [(16, 32), (33, 96), (64, 160), (5, 576), (150, 96)] {
+        // With one row, four tiles go together, then two: here 1, 2 + 1, 4, 1, 4 + 4 + 2 and 4 + 1. With two rows, two do.
+        for (rows, columns) in [(16, 32), (33, 96), (64, 160), (5, 576), (150, 96), (75, 64)] {
             let matrix = matrix(format, rows, columns, &mut random);
             for tokens in [1, 2, 3, 4, 5, 7, 8, 9, 17] {
                 let mut x = random.floats(tokens * columns, 3.0);
@@ -163,6 +163,7 @@ fn first_lines_are_those_of_the_tiles() {
             (Input::Fine(&[]), 1, 2),
             (Input::Fine(&[]), 2, 1),
             (Input::Float(&[]), 1, 1),
+            (Input::Float(&[]), 2, 1),
         ] {
             for bytes in [0, 4 * LINE, 1 << 20] {
                 let lines: Vec<_> = first_read(matrix, tiles.clone(), input, tokens, bytes).map(|p| p.addr()).collect();
@@ -192,7 +193,7 @@ fn tiles_of_a_part() {
         let columns = 64;
         let matrix = &matrix(format, 150, columns, &mut random);
         let whole = matrix.tiles() * TILE;
-        for tokens in [1, 3] {
+        for tokens in [1, 2, 3] {
             let x = random.floats(tokens * columns, 1.0);
             for kernel in Kernel::available() {
                 let codes = codes(kernel, &x, columns);
@@ -226,10 +227,11 @@ fn tiles_of_a_part() {
 fn fine_products_are_sums_of_two() {
     let (scalar, others) = kernels();
     let mut random = Random(11);
-    for format in [Format::Q4_1, Format::Q5_0, Format::Q8_0] {
-        for tokens in [1, 2, 11] {
+    for format in Format::ALL.into_iter().filter(|format| format.is_quantized()) {
+        // Of an odd number of tiles, one is left over where a token's two rows meet two.
+        for (tokens, rows) in [(1, 150), (1, 33), (1, 75), (2, 150), (11, 150)] {
             let columns = 96;
-            let matrix = &matrix(format, 150, columns, &mut random);
+            let matrix = &matrix(format, rows, columns, &mut random);
             let stride = matrix.tiles() * TILE;
             // Rows of a token and of its rest, one after the other: any rows will do.
             let rows = random.floats(2 * tokens * columns, 1.0);
