@@ -14,8 +14,8 @@ use crate::quant::{BLOCK, Format, TILE};
 pub(super) const AHEAD: usize = 4096;
 
 /// The same for at most [`FEW`] rows of activations, of all tiles that they meet in step together: each tile is over before the
-/// next one arrives. Processors drop hints while a core already waits for some twenty lines, so that hints from farther ahead
-/// are lost.
+/// next one arrives. Processors drop hints while a core already waits for as many lines as it can, 24 on Zen 3
+/// (docs/performance.md): those from farther ahead would be lost.
 pub(super) const FEW_AHEAD: usize = 1536;
 
 /// So many rows of activations are multiplied faster than memory brings weights.

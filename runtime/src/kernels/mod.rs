@@ -16,7 +16,7 @@ pub mod attention;
 mod codecs;
 pub mod low_rank;
 pub mod matmul;
-pub(crate) mod prefetch;
+pub mod prefetch;
 pub mod rows;
 mod scalar;
 mod simd;
