@@ -69,7 +69,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
     /// Activations with fifteen bits instead of eight: nearly exact arithmetic; reading takes twice
-    /// as long, writing about a fifth longer
+    /// as long, writing up to a fifth longer
     #[arg(long)]
     pub fine: bool,
     /// Folder in which what was evaluated of long prompts is left for the next call
