@@ -15,6 +15,7 @@ use critic::kernels::attention::{
 };
 use critic::kernels::low_rank::ThinMatMul;
 use critic::kernels::matmul::{GatedMatMul, Input, MatMul, Output, Store};
+use critic::kernels::prefetch::Lines;
 use critic::kernels::rows::{LogSumExp, RmsNorm, Rope, largest};
 use critic::kernels::{Op, Simd};
 use critic::quant::{BLOCK, Format};
@@ -153,7 +154,8 @@ fn products(criterion: &mut Criterion) {
                         let input = if format.is_quantized() { Input::Codes(&codes) } else { Input::Float(&x) };
                         let output = Output::new(&mut out, rows);
                         let (tiles, store, scratch) = (0..matrix.tiles(), Store::Set, &mut scratch);
-                        MatMul { matrix: &matrix, tiles, input, output, store, scratch }.run(kernel);
+                        let next = Lines::default();
+                        MatMul { matrix: &matrix, tiles, input, output, store, scratch, next }.run(kernel);
                     });
                 });
             }
@@ -238,6 +240,7 @@ fn rows(criterion: &mut Criterion) {
                     input: Input::Codes(&batch),
                     output: Output::new(&mut gated, 1536),
                     scratch: &mut Default::default(),
+                    next: Lines::default(),
                 }
                 .run(kernel);
             });

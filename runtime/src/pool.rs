@@ -11,13 +11,14 @@
 //! Not here: what the jobs do, and any splitting that would change results.
 
 use std::any::Any;
+use std::iter::Take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use crate::kernels::prefetch::{Lines, prefetch};
+use crate::kernels::prefetch::{LINE, Lines, prefetch};
 
 /// How long a worker spins without giving up its core: longer than the serial work between
 /// two regions of a forward pass (tens of microseconds).
@@ -36,8 +37,6 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     handles: Vec<Thread>,
-    /// For each thread: see [`Pool::foresee`].
-    ahead: Vec<Lines>,
 }
 
 struct Shared {
@@ -56,14 +55,14 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// The jobs of a region: `run(data, index, worker)` for each index below `count`; and, for each thread, what it may ask
-/// memory for when there are none left.
+/// The jobs of a region: `run(data, index, worker)` for each index below `count`; and what `ahead(data, worker)` says that a
+/// thread may ask memory for when there are none left.
 #[derive(Clone, Copy)]
 struct Region {
     run: unsafe fn(*const (), usize, usize),
+    ahead: unsafe fn(*const (), usize) -> Lines,
     data: *const (),
     count: usize,
-    ahead: *const [Lines],
 }
 
 struct RegionCell(std::cell::UnsafeCell<Region>);
@@ -71,8 +70,7 @@ struct RegionCell(std::cell::UnsafeCell<Region>);
 // SAFETY: written by the owner of the Pool while no worker is inside a region, read by
 // workers only inside one; `generation` and `active` (SeqCst) order the two.
 unsafe impl Sync for RegionCell {}
-// SAFETY: `data` points to a closure that is Sync, `ahead` to what the pool owns; both stay as they are until the region is
-// closed.
+// SAFETY: `data` points to closures that are Sync, which stay as they are until the region is closed.
 unsafe impl Send for RegionCell {}
 
 impl Pool {
@@ -88,9 +86,9 @@ impl Pool {
             stop: AtomicBool::new(false),
             region: RegionCell(std::cell::UnsafeCell::new(Region {
                 run: |_, _, _| {},
+                ahead: |_, _| Lines::default(),
                 data: std::ptr::null(),
                 count: 0,
-                ahead: &[],
             })),
             panic: Mutex::new(None),
         });
@@ -103,8 +101,7 @@ impl Pool {
             })
             .collect();
         let handles = workers.iter().map(|worker| worker.thread().clone()).collect();
-        let ahead = vec![Lines::default(); 1 + workers.len()];
-        Self { shared, workers, handles, ahead }
+        Self { shared, workers, handles }
     }
 
     /// Threads that take part, the caller's included.
@@ -112,33 +109,43 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// From now on, a thread that waits after a region asks for these lines, so that memory is busy meanwhile: those that it
-    /// likely reads next.
-    pub(crate) fn foresee(&mut self, lines: impl Fn(usize) -> Lines) {
-        self.ahead.iter_mut().enumerate().for_each(|(worker, ahead)| *ahead = lines(worker));
-    }
-
     /// Calls `job(index, worker)` once for each index below `count`, on any threads, and
     /// returns when all are done. `worker` is below [`Pool::threads`] and belongs to one
     /// thread at a time. A job's panic goes on in the caller.
     pub fn run<F: Fn(usize, usize) + Sync>(&mut self, count: usize, job: F) {
+        self.run_then(count, job, |_| Lines::default());
+    }
+
+    /// The same. Then a thread that waits asks for the first of the lines `ahead(worker)`, so that memory is busy meanwhile:
+    /// those that it likely reads next.
+    pub(crate) fn run_then<F, A>(&mut self, count: usize, job: F, ahead: A)
+    where
+        F: Fn(usize, usize) + Sync,
+        A: Fn(usize) -> Lines + Sync,
+    {
         if count <= 1 || self.workers.is_empty() {
             (0..count).for_each(|index| job(index, 0));
             return;
         }
-        unsafe fn call<F: Fn(usize, usize)>(data: *const (), index: usize, worker: usize) {
-            // SAFETY: `data` is the `job` of the region that is open, which outlives it.
-            unsafe { (*data.cast::<F>())(index, worker) }
+        unsafe fn call<F: Fn(usize, usize), A>(data: *const (), index: usize, worker: usize) {
+            // SAFETY: `data` are the closures of the region that is open, which outlive it.
+            unsafe { ((*data.cast::<(F, A)>()).0)(index, worker) }
         }
+        unsafe fn ahead_of<F, A: Fn(usize) -> Lines>(data: *const (), worker: usize) -> Lines {
+            // SAFETY: as above.
+            unsafe { ((*data.cast::<(F, A)>()).1)(worker) }
+        }
+        let closures = (job, ahead);
+        let (job, ahead) = &closures;
         let shared = &*self.shared;
         // SAFETY: `&mut self` and `Close` below: no region is open, no worker inside one.
         unsafe {
             *shared.region.0.get() =
-                Region { run: call::<F>, data: (&raw const job).cast(), count, ahead: &raw const *self.ahead };
+                Region { run: call::<F, A>, ahead: ahead_of::<F, A>, data: (&raw const closures).cast(), count };
         }
         shared.next.store(0, SeqCst);
         shared.generation.fetch_add(1, SeqCst);
-        let close = Close { shared, ahead: self.ahead[0] };
+        let mut close = Close { shared, ahead: Ahead::of(Lines::default()) };
         if shared.asleep.load(SeqCst) > 0 {
             self.handles.iter().for_each(Thread::unpark);
         }
@@ -149,6 +156,7 @@ impl Pool {
             }
             job(index, 0);
         }
+        close.ahead = Ahead::of(ahead(0));
         drop(close);
         let panic = shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(panic) = panic {
@@ -157,10 +165,22 @@ impl Pool {
     }
 }
 
+/// What a waiting thread asks for.
+struct Ahead(Take<Lines>);
+
+impl Ahead {
+    /// As many lines as a thread gets while it waits, at most, and as remain in its cache beside a product's operands.
+    const MOST: usize = (48 << 10) / LINE;
+
+    fn of(lines: Lines) -> Self {
+        Self(lines.take(Self::MOST))
+    }
+}
+
 /// Closes the region and waits for the workers inside it, also when a job panics.
 struct Close<'a> {
     shared: &'a Shared,
-    ahead: Lines,
+    ahead: Ahead,
 }
 
 impl Drop for Close<'_> {
@@ -169,7 +189,7 @@ impl Drop for Close<'_> {
         self.shared.generation.fetch_add(1, SeqCst);
         let mut spins = 0u32;
         while self.shared.active.load(SeqCst) > 0 {
-            if let Some(line) = self.ahead.next() {
+            if let Some(line) = self.ahead.0.next() {
                 prefetch(line);
                 continue;
             }
@@ -193,7 +213,7 @@ impl Drop for Pool {
 
 /// The life of a worker.
 fn work(shared: &Shared, worker: usize) {
-    let (mut seen, mut ahead) = (0, Lines::default());
+    let (mut seen, mut ahead) = (0, Ahead::of(Lines::default()));
     loop {
         let Some(generation) = wait(shared, seen, &mut ahead) else { return };
         seen = generation;
@@ -214,15 +234,16 @@ fn work(shared: &Shared, worker: usize) {
                     shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(panic);
                 }
             }
-            // SAFETY: the list stands as the region does, for which we are still counted.
-            ahead = unsafe { (&*region.ahead)[worker] };
+            // SAFETY: as above.
+            let next = AssertUnwindSafe(|| unsafe { (region.ahead)(region.data, worker) });
+            ahead = Ahead::of(catch_unwind(next).unwrap_or_default());
         }
         shared.active.fetch_sub(1, SeqCst);
     }
 }
 
 /// Waits for a region newer than `seen`, asking for the lines `ahead` meanwhile: its generation, or `None` to stop.
-fn wait(shared: &Shared, seen: usize, ahead: &mut Lines) -> Option<usize> {
+fn wait(shared: &Shared, seen: usize, ahead: &mut Ahead) -> Option<usize> {
     let open = || {
         let generation = shared.generation.load(SeqCst);
         (generation % 2 == 1 && generation != seen).then_some(generation)
@@ -236,7 +257,7 @@ fn wait(shared: &Shared, seen: usize, ahead: &mut Lines) -> Option<usize> {
         if let Some(generation) = open() {
             return Some(generation);
         }
-        if let Some(line) = ahead.next() {
+        if let Some(line) = ahead.0.next() {
             prefetch(line);
             continue;
         }
@@ -294,13 +315,14 @@ mod tests {
             let mut pool = Pool::new(threads);
             let weights = [0u8; 4096];
             // Waiting with something to do is waiting.
-            pool.foresee(|worker| Lines::new(weights.as_ptr().wrapping_add(worker * 64), 4, 1024, 512));
+            let ahead = |worker: usize| Lines::new(weights.as_ptr().wrapping_add(worker * LINE), 4, 1024);
             for count in [0, 1, 2, 3, 100, 1000] {
                 let hits: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(count, |index, worker| {
+                let job = |index: usize, worker: usize| {
                     assert!(worker < 8);
                     hits[index].fetch_add(1, SeqCst);
-                });
+                };
+                pool.run_then(count, job, ahead);
                 assert!(hits.iter().all(|hit| hit.load(SeqCst) == 1));
             }
         }

@@ -4,19 +4,9 @@
 
 use super::activations::ActivationBlock;
 use super::matmul::Input;
-use super::prefetch::{LINE, prefetch};
+use super::prefetch::{LINE, Lines, prefetch};
 use super::simd::Simd;
 use crate::quant::{BLOCK, Format, TILE};
-
-/// Bytes by which weights are asked for before the first tokens of a batch need them: the processor's own prefetching
-/// starts late and stops at the end of a page of memory. Later tokens find them in the cache, and while these are multiplied,
-/// much of the next tile arrives.
-pub(super) const AHEAD: usize = 4096;
-
-/// The same for at most [`FEW`] rows of activations, of all tiles that they meet in step together: each tile is over before the
-/// next one arrives. Processors drop hints while a core already waits for as many lines as it can, 24 on Zen 3
-/// (docs/performance.md): those from farther ahead would be lost.
-pub(super) const FEW_AHEAD: usize = 1536;
 
 /// So many rows of activations are multiplied faster than memory brings weights.
 pub(super) const FEW: usize = 2;
@@ -31,6 +21,8 @@ pub(super) struct Tiles {
     pub(super) columns: usize,
     /// Bytes from each tile on that may be asked for, as they will be multiplied.
     pub(super) ask: usize,
+    /// What is asked for after that.
+    pub(super) next: Lines,
 }
 
 /// How one format multiplies: `P` parts of `N` tiles with `T` rows.
@@ -76,18 +68,18 @@ struct Block<const N: usize> {
     x: *const ActivationBlock,
     /// Blocks from one row's to the next.
     stride: usize,
-    /// Memory is asked for the records that lie so many bytes after these; 0: for none.
-    ahead: usize,
+    /// Where memory is asked for as many records, if for any.
+    ahead: Option<[*const u8; N]>,
 }
 
 impl<const N: usize> Block<N> {
     /// The `step`th of so many steps in which memory is asked for lines of the records ahead.
     #[inline(always)]
     fn ask(self, record_bytes: usize, step: usize, steps: usize) {
-        if self.ahead > 0 {
+        if let Some(ahead) = self.ahead {
             let lines = N * record_bytes.div_ceil(LINE);
             for line in step * lines / steps..(step + 1) * lines / steps {
-                prefetch(self.records[line % N].wrapping_add(self.ahead + line / N * LINE));
+                prefetch(ahead[line % N].wrapping_add(line / N * LINE));
             }
         }
     }
@@ -219,14 +211,17 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
-        let ahead = if T <= FEW { FEW_AHEAD / N } else { AHEAD };
+        let ahead = if T <= FEW { S::FEW_AHEAD / N } else { S::AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
             // SAFETY: block < columns / 32, so the records lie in the tiles and x's blocks in their rows.
             unsafe {
                 let records: [_; N] = std::array::from_fn(|n| tiles.first.add(n * tiles.apart + at));
-                let ahead = if at + ahead < tiles.ask { ahead } else { 0 };
+                let ahead = match (at + ahead).checked_sub(tiles.ask) {
+                    None => Some(records.map(|record| record.wrapping_add(ahead))),
+                    Some(after) => tiles.next.of_streams(after, ahead),
+                };
                 let block = Block { records, part, x: x.add(block), stride, ahead };
                 if T > FEW {
                     block.ask(record_bytes, 0, 1);

@@ -8,17 +8,12 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activations::ActivationBlock;
-use super::codecs::{AHEAD, BF16, Codec, F16, F32, FEW, FEW_AHEAD, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tiles};
-use super::prefetch::{Lines, prefetch};
+use super::codecs::{BF16, Codec, F16, F32, FEW, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tiles};
+use super::prefetch::Lines;
 use super::simd::{Simd, exp};
 use super::{Kernel, Op};
 use crate::file::Activation;
 use crate::quant::{BLOCK, Format, Matrix, TILE};
-
-/// Most tiles that are multiplied with a single row of activations in step, from as many places: memory brings more cache
-/// lines at once for several streams than for one, and an activation can be loaded once for all. Two rows have registers
-/// for two.
-const STREAMS: usize = 4;
 
 /// The right-hand side: `[tokens, columns]`.
 #[derive(Clone, Copy)]
@@ -142,6 +137,8 @@ pub struct MatMul<'a> {
     pub store: Store,
     /// Room for one tile in f32, `[columns, 16]`, used by the exact path of quantized weights.
     pub scratch: &'a mut Vec<f32>,
+    /// What the thread likely reads next: asked for when all of these tiles have been.
+    pub next: Lines,
 }
 
 impl MatMul<'_> {
@@ -177,36 +174,36 @@ impl<C: Codec> Op for InFormat<'_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let MatMul { matrix, tiles, input, output, store, scratch } = self.0;
+        let MatMul { matrix, tiles, input, output, store, scratch, next } = self.0;
         let (x, rows) = (C::rows(input), input.rows_each());
         let dequantized = is_dequantized(matrix, input);
         let place = Place { output, first: tiles.start, store, rows };
         let tokens = output.tokens;
         let mut rest = tiles.clone();
         loop {
-            let count = streams_of(matrix, &rest, input, tokens);
+            let count = streams_of::<S>(matrix, rest.len(), input, tokens);
             if count == 1 {
                 break;
             }
             let each = rest.len() / count;
-            first_lines(matrix, rest.clone(), count, FEW_AHEAD).for_each(prefetch);
+            let left = rest.start + each * count..rest.end;
+            let next = if left.is_empty() { next } else { first_lines::<S>(matrix, left.clone(), input, tokens) };
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
+                let streams = Streams { matrix, tile: rest.start + index, each, ask, next };
                 match (count, tokens * rows) {
-                    (STREAMS, 1) => streams::<S, C, 1, STREAMS>(s, matrix, rest.start + index, each, x, ask, place),
-                    (2, 1) => streams::<S, C, 1, 2>(s, matrix, rest.start + index, each, x, ask, place),
-                    (2, 2) => streams::<S, C, 2, 2>(s, matrix, rest.start + index, each, x, ask, place),
+                    (4, 1) => streams.multiply::<S, C, 1, 4>(s, x, place),
+                    (2, 1) => streams.multiply::<S, C, 1, 2>(s, x, place),
+                    (2, 2) => streams.multiply::<S, C, 2, 2>(s, x, place),
                     _ => unreachable!("as `streams_of` has it"),
                 }
             }
-            rest.start += each * count;
+            rest = left;
         }
-        let ahead = if tokens * rows <= FEW { FEW_AHEAD } else { AHEAD };
-        first_lines(matrix, rest.clone(), 1, ahead).for_each(prefetch);
         for tile in rest.clone() {
             let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
             let (columns, ask) = (matrix.columns(), (rest.end - tile) * matrix.tile_bytes());
-            let weights = Tiles { first, apart: 0, columns, ask };
+            let weights = Tiles { first, apart: 0, columns, ask, next };
             let mut token = 0;
             while token < tokens {
                 let group = Pass::<S, C>::tokens(tokens - token, rows);
@@ -260,40 +257,44 @@ impl Place {
     }
 }
 
-/// `T` rows of activations with `N` tiles, each `each` after the one before. Of the bytes from each on, `ask` are to
-/// be multiplied.
-#[inline(always)]
-fn streams<S: Simd, C: Codec, const T: usize, const N: usize>(
-    s: S,
-    matrix: &Matrix,
+/// Tiles that are multiplied in step, each `each` after the one before, from `tile` on.
+struct Streams<'a> {
+    matrix: &'a Matrix,
     tile: usize,
     each: usize,
-    x: &[C::X],
+    /// See [`Tiles`].
     ask: usize,
-    place: Place,
-) {
-    assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == T * matrix.columns());
-    let first = matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr();
-    let apart = each * matrix.tile_bytes();
-    let tiles = Tiles { first, apart, columns: matrix.columns(), ask };
-    macro_rules! parts {
-        ($parts:literal) => {
-            // SAFETY: just checked: `x` has `T` rows, which are those of all tokens of the output. `check` bounds tiles by the
-            // stride; a thread owns its tiles.
-            unsafe {
-                let products = C::dot::<S, T, $parts, N>(s, tiles, 0, x.as_ptr());
-                for (stream, parts) in products.iter().enumerate() {
-                    for (part, products) in parts.iter().enumerate() {
-                        place.put_rows(s, tile + stream * each, part, 0, products);
+    next: Lines,
+}
+
+impl Streams<'_> {
+    /// `T` rows of activations with `N` tiles.
+    #[inline(always)]
+    fn multiply<S: Simd, C: Codec, const T: usize, const N: usize>(self, s: S, x: &[C::X], place: Place) {
+        let Self { matrix, tile, each, ask, next } = self;
+        assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == T * matrix.columns());
+        let first = matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr();
+        let apart = each * matrix.tile_bytes();
+        let tiles = Tiles { first, apart, columns: matrix.columns(), ask, next };
+        macro_rules! parts {
+            ($parts:literal) => {
+                // SAFETY: just checked: `x` has `T` rows, which are those of all tokens of the output. `check` bounds tiles by
+                // the stride; a thread owns its tiles.
+                unsafe {
+                    let products = C::dot::<S, T, $parts, N>(s, tiles, 0, x.as_ptr());
+                    for (stream, parts) in products.iter().enumerate() {
+                        for (part, products) in parts.iter().enumerate() {
+                            place.put_rows(s, tile + stream * each, part, 0, products);
+                        }
                     }
                 }
-            }
-        };
-    }
-    match TILE / S::LANES {
-        1 => parts!(1),
-        2 => parts!(2),
-        _ => parts!(4),
+            };
+        }
+        match TILE / S::LANES {
+            1 => parts!(1),
+            2 => parts!(2),
+            _ => parts!(4),
+        }
     }
 }
 
@@ -313,6 +314,8 @@ pub struct GatedMatMul<'a> {
     pub output: Output,
     /// The first as in [`MatMul`], the other has room for products with `up`.
     pub scratch: &'a mut [Vec<f32>; 2],
+    /// As in [`MatMul`].
+    pub next: Lines,
 }
 
 impl GatedMatMul<'_> {
@@ -325,12 +328,15 @@ impl GatedMatMul<'_> {
 
     /// Computes it on the instruction set of `kernel`.
     pub fn run(self, kernel: Kernel) {
-        let Self { gate, up, activation, tiles, input, output, scratch: [scratch, ups] } = self;
+        let Self { gate, up, activation, tiles, input, output, scratch: [scratch, ups], next } = self;
         let tokens = output.tokens;
         let together = Self::together(tokens);
         check(gate, &tiles, input, output);
+        let part = |start: usize| start..(start + together).min(tiles.end);
+        let first = |matrix, tiles| kernel.run(FirstRead { matrix, tiles, input, tokens });
         for start in tiles.clone().step_by(together) {
-            let part = start..(start + together).min(tiles.end);
+            let part_after = part(start + together);
+            let part = part(start);
             let columns = part.len() * TILE;
             if ups.len() < tokens * columns {
                 ups.resize(tokens * columns, 0.0);
@@ -338,8 +344,9 @@ impl GatedMatMul<'_> {
             // SAFETY: the tiles are inside the stride, as just checked.
             let gated = unsafe { output.from_column((start - tiles.start) * TILE) };
             let ups = Output::new(&mut ups[..tokens * columns], columns);
-            for (matrix, output) in [(gate, gated), (up, ups)] {
-                MatMul { matrix, tiles: part.clone(), input, output, store: Store::Set, scratch }.run(kernel);
+            let after = if part_after.is_empty() { next } else { first(gate, part_after) };
+            for (matrix, output, next) in [(gate, gated, first(up, part.clone())), (up, ups, after)] {
+                MatMul { matrix, tiles: part.clone(), input, output, store: Store::Set, scratch, next }.run(kernel);
             }
             kernel.run(Gate { activation, columns, gate: gated, up: ups });
         }
@@ -413,30 +420,47 @@ fn is_dequantized(matrix: &Matrix, input: Input) -> bool {
     matches!(input, Input::Float(_)) && matrix.format().is_quantized()
 }
 
-/// From how many places a product of `tiles` with so many tokens of such an input reads weights at the same time.
+/// From how many places a product of so many tiles with so many tokens of such an input reads weights at the same time: an
+/// activation is loaded once for all, and some processors bring more cache lines at once for several streams than for one. Two
+/// rows have registers for two.
 #[inline(always)]
-fn streams_of(matrix: &Matrix, tiles: &Range<usize>, input: Input, tokens: usize) -> usize {
-    match (tokens * input.rows_each(), tiles.len()) {
+fn streams_of<S: Simd>(matrix: &Matrix, tiles: usize, input: Input, tokens: usize) -> usize {
+    match (tokens * input.rows_each(), tiles.min(S::STREAMS)) {
         _ if is_dequantized(matrix, input) => 1,
-        (1, STREAMS..) => STREAMS,
+        (1, 4..) => 4,
         (1..=FEW, 2..) => 2,
         _ => 1,
     }
 }
 
-/// What a product of `tiles` with so many tokens of such an input reads first, `bytes` of it, in that order.
-pub(crate) fn first_read(matrix: &Matrix, tiles: Range<usize>, input: Input, tokens: usize, bytes: usize) -> Lines {
-    let streams = streams_of(matrix, &tiles, input, tokens);
-    first_lines(matrix, tiles, streams, bytes)
+/// What a product reads first, in that order.
+pub struct FirstRead<'a> {
+    /// Weights.
+    pub matrix: &'a Matrix,
+    /// Tiles to compute.
+    pub tiles: Range<usize>,
+    /// Of which kind activations are: how many there are does not matter.
+    pub input: Input<'a>,
+    /// Tokens.
+    pub tokens: usize,
 }
 
-/// The first `bytes` of `tiles`, or as many in all of equally long parts of them; [`Codec::dot`] asks for the rest, where
-/// weights are codes.
+impl Op for FirstRead<'_> {
+    type Output = Lines;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Lines {
+        let Self { matrix, tiles, input, tokens } = self;
+        first_lines::<S>(matrix, tiles, input, tokens)
+    }
+}
+
+/// See [`FirstRead`].
 #[inline(always)]
-fn first_lines(matrix: &Matrix, tiles: Range<usize>, parts: usize, bytes: usize) -> Lines {
-    let apart = tiles.len() / parts * matrix.tile_bytes();
+fn first_lines<S: Simd>(matrix: &Matrix, tiles: Range<usize>, input: Input, tokens: usize) -> Lines {
+    let streams = streams_of::<S>(matrix, tiles.len(), input, tokens);
     let start = matrix.bytes().as_ptr().wrapping_add(tiles.start * matrix.tile_bytes());
-    Lines::new(start, parts, apart, apart.min(bytes / parts))
+    Lines::new(start, streams, tiles.len() / streams * matrix.tile_bytes())
 }
 
 /// A tile as `[columns, 16]` f32, exactly, in `out`: where it begins.

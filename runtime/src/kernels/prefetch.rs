@@ -22,14 +22,12 @@ pub fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
-/// Cache lines of stretches of memory that are equally long, one of each in turn.
+/// Cache lines of stretches of memory that are equally long and lie one after the other: a line of each in turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines {
     /// Where the first stretch begins. An address and no pointer: nothing is read.
     start: usize,
     stretches: usize,
-    /// Bytes from one to the next.
-    apart: usize,
     /// Bytes of each.
     len: usize,
     /// The next line: in which stretch, and where there.
@@ -38,11 +36,25 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Of `stretches`, each `apart` bytes after the one before, the first `len` bytes.
+    /// Of so many stretches, `len` bytes each.
     #[inline(always)]
-    pub fn new(start: *const u8, stretches: usize, apart: usize, len: usize) -> Self {
+    pub fn new(start: *const u8, stretches: usize, len: usize) -> Self {
         debug_assert!(stretches > 0);
-        Self { start: start.addr(), stretches, apart, len, ..Self::default() }
+        Self { start: start.addr(), stretches, len, ..Self::default() }
+    }
+
+    /// Where `N` streams that ask for these lines, `each` bytes a stream, go on after `at` bytes, if they do.
+    #[inline(always)]
+    pub(super) fn of_streams<const N: usize>(&self, at: usize, each: usize) -> Option<[*const u8; N]> {
+        if self.stretches == 0 || at >= each {
+            return None;
+        }
+        // That of a stretch in what all streams ask for.
+        let share = N * each / self.stretches;
+        Some(std::array::from_fn(|stream| {
+            let at = stream * each + at;
+            std::ptr::without_provenance(self.start + at / share * self.len + at % share)
+        }))
     }
 }
 
@@ -54,7 +66,7 @@ impl Iterator for Lines {
         if self.at >= self.len {
             return None;
         }
-        let line = self.start + self.stretch * self.apart + self.at;
+        let line = self.start + self.stretch * self.len + self.at;
         self.stretch += 1;
         if self.stretch == self.stretches {
             (self.stretch, self.at) = (0, self.at + LINE);
@@ -69,8 +81,33 @@ mod tests {
 
     #[test]
     fn lines_of_each_stretch_in_turn() {
-        let lines: Vec<usize> = Lines::new(std::ptr::without_provenance(640), 3, 1000, 65).map(|p| p.addr()).collect();
-        assert_eq!(lines, [640, 1640, 2640, 640 + LINE, 1640 + LINE, 2640 + LINE]);
+        let lines: Vec<usize> = Lines::new(std::ptr::without_provenance(640), 3, 128).map(|p| p.addr()).collect();
+        assert_eq!(lines, [640, 768, 896, 704, 832, 960]);
         assert_eq!(Lines::default().count(), 0);
+    }
+
+    /// However many streams ask, and however many stretches there are: each line once, of all stretches as much.
+    #[test]
+    fn streams_ask_for_each_line_once() {
+        fn asked<const N: usize>(lines: &Lines, each: usize) -> Vec<usize> {
+            let mut asked: Vec<usize> = (0..2 * each)
+                .step_by(LINE)
+                .flat_map(|at| lines.of_streams::<N>(at, each).into_iter().flatten())
+                .map(|p| p.addr())
+                .collect();
+            asked.sort_unstable();
+            asked
+        }
+        const ALL: usize = 16 * LINE;
+        for stretches in [1, 2, 4] {
+            let len = 100 * LINE;
+            let lines = Lines::new(std::ptr::without_provenance(640), stretches, len);
+            let mut first: Vec<usize> = lines.take(ALL / LINE).map(|p| p.addr()).collect();
+            first.sort_unstable();
+            assert_eq!(asked::<1>(&lines, ALL), first);
+            assert_eq!(asked::<2>(&lines, ALL / 2), first);
+            assert_eq!(asked::<4>(&lines, ALL / 4), first);
+        }
+        assert_eq!(Lines::default().of_streams::<2>(0, LINE), None);
     }
 }

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::activations::{ActivationBlock, Quantize};
 use super::attention::{AttendSegment, Element, Kept, PAGE_TOKENS, PagePart, QUERIES, Softmax, StorePosition};
 use super::low_rank::ThinMatMul;
-use super::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store, first_read};
-use super::prefetch::LINE;
+use super::matmul::{FirstRead, Gate, GatedMatMul, Input, MatMul, Output, Store};
+use super::prefetch::{LINE, Lines};
 use super::rows::{LogSumExp, RmsNorm, Rope};
-use super::{Kernel, Op};
+use super::{Kernel, Op, Simd};
 use crate::file::Activation;
 use crate::map::Slice;
 use crate::quant::{BLOCK, BlockCodes, Format, Matrix, MatrixBuilder, TILE};
@@ -82,8 +82,8 @@ fn multiply(kernel: Kernel, matrix: &Matrix, x: &[f32], exact: bool, store: Stor
     let quantized = if exact || !matrix.format().is_quantized() { Vec::new() } else { codes(kernel, x, columns) };
     let input = if quantized.is_empty() { Input::Float(x) } else { Input::Codes(&quantized) };
     let output = Output::new(&mut out, stride);
-    let scratch = &mut Vec::new();
-    MatMul { matrix, tiles: 0..matrix.tiles(), input, output, store, scratch }.run(kernel);
+    let (scratch, next) = (&mut Vec::new(), Lines::default());
+    MatMul { matrix, tiles: 0..matrix.tiles(), input, output, store, scratch, next }.run(kernel);
     out.into_iter().map(f32::to_bits).collect()
 }
 
@@ -149,37 +149,45 @@ fn products_have_the_same_bits() {
     }
 }
 
-/// What is asked for before a product is what the product reads, each line once, however much that is.
+/// What is asked for before a product is what the product reads, each line once.
 #[test]
 fn first_lines_are_those_of_the_tiles() {
+    struct Streams;
+    impl Op for Streams {
+        type Output = usize;
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> usize {
+            S::STREAMS
+        }
+    }
     let matrix = &matrix(Format::Q4_1, 150, 64, &mut Random(7));
     let (start, tile) = (matrix.bytes().as_ptr().addr(), matrix.tile_bytes());
-    for tiles in [0..4, 1..10, 3..6, 2..3, 9..9] {
-        // Only one or two rows of activations meet several places at once.
-        for (input, tokens, places) in [
-            (Input::Codes(&[]), 1, 4),
-            (Input::Codes(&[]), 2, 2),
-            (Input::Codes(&[]), 3, 1),
-            (Input::Fine(&[]), 1, 2),
-            (Input::Fine(&[]), 2, 1),
-            (Input::Float(&[]), 1, 1),
-            (Input::Float(&[]), 2, 1),
-        ] {
-            for bytes in [0, 4 * LINE, 1 << 20] {
-                let lines: Vec<_> = first_read(matrix, tiles.clone(), input, tokens, bytes).map(|p| p.addr()).collect();
-                let all = start + tiles.start * tile..start + tiles.end * tile;
-                assert!(lines.iter().all(|line| all.contains(line)), "{tiles:?} {tokens} {bytes}");
+    for kernel in Kernel::available() {
+        for tiles in [0..4, 1..10, 3..6, 2..3, 9..9] {
+            // Only one or two rows of activations meet several places at once.
+            for (input, tokens, places) in [
+                (Input::Codes(&[]), 1, 4),
+                (Input::Codes(&[]), 2, 2),
+                (Input::Codes(&[]), 3, 1),
+                (Input::Fine(&[]), 1, 2),
+                (Input::Fine(&[]), 2, 1),
+                (Input::Float(&[]), 1, 1),
+                (Input::Float(&[]), 2, 1),
+            ] {
+                let read = FirstRead { matrix, tiles: tiles.clone(), input, tokens };
+                let lines: Vec<_> = kernel.run(read).map(|p| p.addr()).collect();
                 let places = match tiles.len() {
                     4.. => places,
                     2.. => places.min(2),
                     _ => 1,
                 };
+                let places = places.min(kernel.run(Streams));
                 // A tile that is left over from equal parts is not among the first.
-                assert_eq!(lines.len() * LINE, bytes.min(tiles.len() / places * places * tile));
-                let apart = tiles.len() / places * tile;
-                for (index, line) in lines.into_iter().enumerate() {
-                    assert_eq!(line, all.start + index % places * apart + index / places * LINE);
-                }
+                let len = tiles.len() / places * tile;
+                let expected = (0..len / LINE).flat_map(|line| (0..places).map(move |place| (place, line * LINE)));
+                let expected: Vec<_> =
+                    expected.map(|(place, at)| start + tiles.start * tile + place * len + at).collect();
+                assert_eq!(lines, expected, "{kernel:?} {tiles:?} {tokens}");
             }
         }
     }
@@ -204,8 +212,8 @@ fn tiles_of_a_part() {
                         let stride = 11 * TILE;
                         let mut out = vec![1.5f32; tokens * stride];
                         let output = Output::new(&mut out, stride);
-                        MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch: &mut Vec::new() }
-                            .run(kernel);
+                        let (scratch, next) = (&mut Vec::new(), Lines::default());
+                        MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch, next }.run(kernel);
                         for (token, row) in out.chunks(stride).enumerate() {
                             let (written, rest) = row.split_at(tiles.len() * TILE);
                             let expected = &expected[token * whole + tiles.start * TILE..][..written.len()];
@@ -245,7 +253,7 @@ fn fine_products_are_sums_of_two() {
                 let mut out = vec![0.0; tokens * stride];
                 let (output, scratch) = (Output::new(&mut out, stride), &mut Vec::new());
                 let (tiles, input, store) = (0..matrix.tiles(), Input::Fine(&codes), Store::Set);
-                MatMul { matrix, tiles, input, output, store, scratch }.run(kernel);
+                MatMul { matrix, tiles, input, output, store, scratch, next: Lines::default() }.run(kernel);
                 for (index, value) in out.iter().enumerate() {
                     assert_eq!(value.to_bits(), sum(index / stride, index % stride), "{kernel:?} {format:?} {index}");
                 }
@@ -317,17 +325,16 @@ fn gated_products_have_the_same_bits() {
                     };
                     let mut out = vec![0.0; tokens * rows];
                     let output = Output::new(&mut out, rows);
-                    let scratch = &mut Default::default();
-                    let tiles = tiles.clone();
-                    GatedMatMul { gate: &gate, up: &up, activation, tiles: tiles.clone(), input, output, scratch }
+                    let (scratch, next) = (&mut Default::default(), Lines::default());
+                    let (gate, up, tiles) = (&gate, &up, tiles.clone());
+                    GatedMatMul { gate, up, activation, tiles: tiles.clone(), input, output, scratch, next }
                         .run(kernel);
                     // The same in three steps.
                     let columns = tiles.len() * TILE;
-                    let mut products = [&gate, &up].map(|matrix| {
+                    let mut products = [gate, up].map(|matrix| {
                         let mut out = vec![0.0; tokens * columns];
-                        let (tiles, output) = (tiles.clone(), Output::new(&mut out, columns));
-                        MatMul { matrix, tiles, input, output, store: Store::Set, scratch: &mut Vec::new() }
-                            .run(kernel);
+                        let (tiles, output, scratch) = (tiles.clone(), Output::new(&mut out, columns), &mut Vec::new());
+                        MatMul { matrix, tiles, input, output, store: Store::Set, scratch, next }.run(kernel);
                         out
                     });
                     let [gate, up] = products.each_mut().map(|product| Output::new(product, columns));

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{BatchToken, Engine, Run, Shared, Wanted, WorkerScratch, each_row};
+use super::{BatchToken, Engine, Products, Run, Shared, Wanted, WorkerScratch, each_row};
 use crate::file::Config;
 use crate::kernels::Kernel;
 use crate::kernels::attention::{
@@ -91,15 +91,13 @@ impl Heads<'_> {
 
 impl Engine {
     /// Each query over its sequence's keys and values: `[token, head · head_dim]`, in `attended` if wanted as floats, in
-    /// `codes` if wanted so.
+    /// `codes` if wanted so. Then comes `next`.
     pub(super) fn attend<E: Element>(
         &mut self,
-        config: &Config,
-        layer: usize,
-        tokens: &[BatchToken],
-        runs: &[Run],
+        &Heads { config, index: layer, tokens, runs, .. }: &Heads,
         qkv: &[f32],
         wanted: Wanted,
+        next: Products,
     ) where
         WorkerScratch: Pages<E>,
     {
@@ -165,6 +163,7 @@ impl Engine {
                 }
             }
         };
+        let ahead = |worker: usize| next.first_read_of(worker);
         let deepest = jobs.iter().map(|job| segments(job).len()).max().unwrap_or(0);
         let split = deepest > 1 && jobs.len() < 4 * self.pool.threads();
         if split {
@@ -175,7 +174,7 @@ impl Engine {
             self.scratch.partial_softmax.resize(jobs.len() * deepest * QUERIES, Softmax::default());
             let values = Shared(partials.as_mut_ptr());
             let softmaxes = Shared(self.scratch.partial_softmax.as_mut_ptr());
-            self.pool.run(jobs.len() * deepest, |index, worker| {
+            let job = |index: usize, worker: usize| {
                 let job = &jobs[index / deepest];
                 let seen = segments(job);
                 let segment = seen.start + index % deepest;
@@ -193,7 +192,8 @@ impl Engine {
                 values.fill(0.0);
                 softmax.fill(Softmax::default());
                 attend(job, segment, softmax, values, pages);
-            });
+            };
+            self.pool.run_then(jobs.len() * deepest, job, ahead);
             let (partials, softmaxes) = (&self.scratch.partials, &self.scratch.partial_softmax);
             // SAFETY: no region is open: this thread is every worker.
             let total = unsafe { &mut workers.get(0).total };
@@ -212,7 +212,7 @@ impl Engine {
                 }
             }
         } else {
-            self.pool.run(jobs.len(), |index, worker| {
+            let job = |index: usize, worker: usize| {
                 let job = &jobs[index];
                 // SAFETY: this job's worker.
                 let scratch = unsafe { workers.get(worker) };
@@ -235,7 +235,8 @@ impl Engine {
                     finish(job, i, softmax[i], &mut total[i * dim..][..dim]);
                 }
                 (scratch.values, scratch.total) = (values, total);
-            });
+            };
+            self.pool.run_then(jobs.len(), job, ahead);
         }
         if wanted.codes && !by_head {
             each_row(&mut self.pool, tokens.len(), |row, _| {

@@ -2,13 +2,14 @@
 //!
 //! Not here: what is chosen by them (see [`crate::sampler`]).
 
-use super::{BatchToken, Cut, Engine, Linear, Logits, OnLogits, Rows, Run, input};
+use super::{BatchToken, Cut, Engine, Linear, Logits, OnLogits, Rows, Run, Step, input};
 use crate::grammar::TokenSet;
 use crate::kernels::matmul::{MatMul, Output, Store};
+use crate::kernels::prefetch::Lines;
 use crate::kernels::rows::RmsNorm;
 use crate::kv::Precision;
 use crate::quant::TILE;
-use crate::weights::{Layer, Weights};
+use crate::weights::Weights;
 
 /// Rows of logits computed together.
 pub(super) const LOGIT_ROWS: usize = 16;
@@ -45,12 +46,12 @@ impl Engine {
             let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
             let out = &mut logits[..n * padded];
             // What the next token begins with.
-            let first = weights.layers.first().map(Layer::qkv_matrices);
-            self.foresee(first.as_ref().map_or(&[], |qkv| &qkv[..]), weights.config.head_dim / TILE, n);
+            let next = weights.layers.first();
+            let next = next.map(|layer| self.products(layer.qkv_matrices(), weights.config.head_dim / TILE, n));
             let tiles = &mut self.scratch.tiles;
             match few_tiles(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
                 true => self.project_tiles(output, rows_of, out, padded),
-                false => self.project(&[output], rows_of, out, Store::Set),
+                false => self.project(Step { linears: &[output], unit: 1, next }, rows_of, out, Store::Set),
             }
             // All buffers are back before the caller's code runs, which may panic.
             (self.scratch.h, self.scratch.codes, self.scratch.logits) = (h, codes, logits);
@@ -81,7 +82,7 @@ impl Engine {
                 let tiles = together[0]..together[0] + together.len();
                 // SAFETY: tiles end within the stride.
                 let output = unsafe { output.from_column(tiles.start * TILE) };
-                MatMul { matrix, tiles, input, output, store: Store::Set, scratch }.run(kernel);
+                MatMul { matrix, tiles, input, output, store: Store::Set, scratch, next: Lines::default() }.run(kernel);
             }
         });
     }

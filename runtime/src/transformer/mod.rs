@@ -15,11 +15,13 @@ mod attention;
 mod codes;
 mod cut;
 mod head;
+mod product;
 
 use attention::{AttentionJob, Heads};
 use codes::{Codes, Wanted, input};
 use cut::Cut;
 use head::LOGIT_ROWS;
+use product::Products;
 
 use crate::adapter::{AdaptedLayer, Adapter, Pair, Target};
 use crate::error::{Error, Result};
@@ -28,7 +30,7 @@ use crate::grammar::TokenSet;
 use crate::kernels::Kernel;
 use crate::kernels::attention::{PAGE_TOKENS, PagePart, Softmax};
 use crate::kernels::low_rank::ThinMatMul;
-use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store, first_read};
+use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
 use crate::kernels::prefetch::Lines;
 use crate::kernels::rows::{RmsNorm, RmsNormInPlace};
 use crate::kv::{PageStore, Precision, Sequence};
@@ -154,6 +156,14 @@ impl<'a> Linear<'a> {
     fn new(matrix: &'a Matrix, adapted: Option<&'a AdaptedLayer>, target: Target) -> Self {
         Self { matrix, pair: adapted.and_then(|layer| layer.get(target)) }
     }
+}
+
+/// Matrices that meet the same rows, at most three, in jobs of whole units of so many tiles; and the products after that.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    linears: &'a [Linear<'a>],
+    unit: usize,
+    next: Option<Products<'a>>,
 }
 
 #[derive(Default)]
@@ -319,8 +329,10 @@ impl Engine {
             }
             let adapted = adapter.map(|adapter| &adapter.layers[index]);
             self.attention(config, layer, adapted, index, &tokens, runs);
-            let (next, output) = (weights.layers.get(index + 1).map(Layer::qkv_matrices), [&weights.output]);
-            let next = next.as_ref().map_or((&output[..], 1), |qkv| (qkv, config.head_dim / TILE));
+            let next = match weights.layers.get(index + 1) {
+                Some(layer) => self.products(layer.qkv_matrices(), config.head_dim / TILE, tokens.len()),
+                None => self.products([&weights.output], 1, tokens.len()),
+            };
             self.mlp(config, layer, adapted, tokens.len(), next);
         }
         for (index, run) in runs.iter_mut().enumerate() {
@@ -401,39 +413,32 @@ impl Engine {
         let turns = std::mem::take(&mut self.scratch.turns);
         let heads =
             Heads { kernel: self.kernel, config, layer, index, tokens, runs, turns: &turns[config.rope_index(index)] };
-        self.foresee(&[&layer.o], 1, n);
+        let output = self.products([&layer.o], 1, n);
         let unit = config.head_dim / TILE;
         let place = |qkv: Output, tiles: Range<usize>| {
             // SAFETY: this job has just computed these tiles, which are whole heads; `batch` reserved the positions.
             unsafe { heads.place(qkv, tiles.start / unit..tiles.end / unit) };
         };
-        self.project_in_units(unit, &linears, rows, &mut qkv[..n * width], Store::Set, place);
-        (self.scratch.h, self.scratch.codes, self.scratch.turns) = (h, codes, turns);
+        let step = Step { linears: &linears, unit, next: Some(output) };
+        self.project_in_units(step, rows, &mut qkv[..n * width], Store::Set, place);
+        (self.scratch.h, self.scratch.codes) = (h, codes);
         let o = Linear::new(&layer.o, adapted, Target::O);
         let wanted = self.wanted(&[o]);
         match self.precision {
-            Precision::Fast | Precision::Fine => self.attend::<u16>(config, index, tokens, runs, &qkv, wanted),
-            Precision::Exact => self.attend::<f32>(config, index, tokens, runs, &qkv, wanted),
+            Precision::Fast | Precision::Fine => self.attend::<u16>(&heads, &qkv, wanted, output),
+            Precision::Exact => self.attend::<f32>(&heads, &qkv, wanted, output),
         }
-        self.scratch.qkv = qkv;
+        (self.scratch.qkv, self.scratch.turns) = (qkv, turns);
         let (attended, codes) = (std::mem::take(&mut self.scratch.attended), std::mem::take(&mut self.scratch.codes));
         let heads = config.heads * config.head_dim;
         let rows = Rows { rows: &attended[..n * heads], columns: heads, codes: &codes };
-        self.foresee_gated(&layer.gate, n);
-        self.project_to_residual(o, rows, layer.attention_post_norm.as_ref(), config);
+        let step = Step { linears: &[o], unit: 1, next: Some(self.gated_products(&layer.gate, n)) };
+        self.project_to_residual(step, rows, layer.attention_post_norm.as_ref(), config);
         (self.scratch.attended, self.scratch.codes) = (attended, codes);
     }
 
-    /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x), after which comes a product with `next`, in jobs of so many
-    /// tiles.
-    fn mlp(
-        &mut self,
-        config: &Config,
-        layer: &Layer,
-        adapted: Option<&AdaptedLayer>,
-        n: usize,
-        (next, unit): (&[&Matrix], usize),
-    ) {
+    /// `x += down · (activation(gate · h) ⊙ up · h)`, h = norm(x), after which comes `next`.
+    fn mlp(&mut self, config: &Config, layer: &Layer, adapted: Option<&AdaptedLayer>, n: usize, next: Products) {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let gate = Linear::new(&layer.gate, adapted, Target::Gate);
         let up = Linear::new(&layer.up, adapted, Target::Up);
@@ -442,13 +447,20 @@ impl Engine {
         let mut inner = std::mem::take(&mut self.scratch.inner);
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-        self.foresee(&[&layer.down], 1, n);
-        self.gated(config, gate, up, rows, &mut inner[..n * intermediate], self.wanted(&[down]));
+        let wanted = self.wanted(&[down]);
+        self.gated(
+            config,
+            [gate, up],
+            rows,
+            &mut inner[..n * intermediate],
+            wanted,
+            self.products([&layer.down], 1, n),
+        );
         (self.scratch.h, self.scratch.codes) = (h, codes);
         let codes = std::mem::take(&mut self.scratch.inner_codes);
         let rows = Rows { rows: &inner[..n * intermediate], columns: intermediate, codes: &codes };
-        self.foresee(next, unit, n);
-        self.project_to_residual(down, rows, layer.mlp_post_norm.as_ref(), config);
+        let step = Step { linears: &[down], unit: 1, next: Some(next) };
+        self.project_to_residual(step, rows, layer.mlp_post_norm.as_ref(), config);
         (self.scratch.inner, self.scratch.inner_codes) = (inner, codes);
     }
 
@@ -458,11 +470,11 @@ impl Engine {
     fn gated(
         &mut self,
         config: &Config,
-        gate: Linear,
-        up: Linear,
+        [gate, up]: [Linear; 2],
         Rows { rows, columns, codes }: Rows,
         inner: &mut [f32],
         wanted: Wanted,
+        next: Products,
     ) {
         /// Blocks that are computed aside: 64 KiB of floats.
         const ASIDE: usize = (64 << 10) / (BLOCK * size_of::<f32>());
@@ -485,20 +497,24 @@ impl Engine {
         let (kernel, workers, reduced) = (self.kernel, &self.workers, &self.scratch.reduced[..]);
         let encoder = self.scratch.inner_codes.encoder(kernel, n, intermediate);
         let tiles = gate.matrix.tiles();
-        let (cut, activation) = (gated_cut(gate.matrix, self.pool.threads()), config.activation);
+        let (products, activation) = (self.gated_products(gate.matrix, n), config.activation);
+        let cut = products.cut();
         // Columns of `blocks`, from a job's own floats.
         let encode = |floats: &[f32], row: usize, blocks: &Range<usize>| {
             // SAFETY: blocks of jobs are disjoint.
             unsafe { encoder.encode(floats, row, blocks.start) };
         };
-        self.pool.run(cut.jobs(), |job, worker| {
+        let job = |job: usize, worker: usize| {
+            let next = products.after(job, worker, Some(&next));
             // SAFETY: this job's worker; tiles of jobs are disjoint.
             let WorkerScratch { tiles: scratch, rows: aside, .. } = unsafe { workers.get(worker) };
             let blocks = cut.parts_of(job);
             if !wanted.floats && !split {
+                let end = blocks.end;
                 for start in blocks.clone().step_by((ASIDE / n).max(1)) {
                     let blocks = start..(start + (ASIDE / n).max(1)).min(blocks.end);
                     let width = blocks.len() * BLOCK;
+                    let next = if blocks.end < end { products.first_read(blocks.end * WIDE..end * WIDE) } else { next };
                     let aside = room(aside, n * width);
                     GatedMatMul {
                         gate: gate.matrix,
@@ -508,6 +524,7 @@ impl Engine {
                         input: inputs.0,
                         output: Output::new(aside, width),
                         scratch,
+                        next,
                     }
                     .run(kernel);
                     aside.chunks_exact(width).enumerate().for_each(|(row, floats)| encode(floats, row, &blocks));
@@ -522,14 +539,15 @@ impl Engine {
                 let output = unsafe { output.rows(rows.clone()).from_column(tiles.start * TILE) };
                 if !adapted {
                     let (gate, up) = (gate.matrix, up.matrix);
-                    GatedMatMul { gate, up, activation, tiles, input, output, scratch }.run(kernel);
+                    GatedMatMul { gate, up, activation, tiles, input, output, scratch, next }.run(kernel);
                     continue;
                 }
                 // SAFETY: as above.
                 let ups = unsafe { ups.rows(rows.clone()).from_column(tiles.start * TILE) };
                 for (slot, (linear, output)) in [(gate, output), (up, ups)].into_iter().enumerate() {
                     let (matrix, tiles, scratch) = (linear.matrix, tiles.clone(), &mut scratch[0]);
-                    MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch }.run(kernel);
+                    MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch, next }
+                        .run(kernel);
                     if let Some(pair) = linear.pair {
                         expand(kernel, pair, slot, reduced, tiles, rows.clone(), output);
                     }
@@ -544,47 +562,26 @@ impl Engine {
                 };
                 encode(floats, row, &blocks);
             }
-        });
+        };
+        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_of(worker));
     }
 
-    /// Says that after the next product comes one of `matrices`, side by side, in units of so many tiles, with `n` tokens.
-    fn foresee(&mut self, matrices: &[&Matrix], unit: usize, n: usize) {
-        let tiles: usize = matrices.iter().map(|matrix| matrix.tiles()).sum();
-        let cut = Cut::new(tiles / unit, self.pool.threads());
-        self.foresee_first(cut, n, |job| {
-            let units = cut.parts_of(job);
-            let (mut start, mut end) = (units.start * unit, units.end * unit);
-            for &matrix in matrices {
-                let tiles = matrix.tiles();
-                if start < tiles {
-                    return Some((matrix, start..end.min(tiles)));
-                }
-                (start, end) = (start - tiles, end - tiles);
-            }
-            None
-        });
+    /// Products with `n` tokens, in jobs of whole units of so many tiles.
+    fn products<'m, const N: usize>(&self, matrices: [&'m Matrix; N], unit: usize, n: usize) -> Products<'m> {
+        Products {
+            matrices: std::array::from_fn(|i| matrices.get(i).copied()),
+            unit,
+            together: usize::MAX,
+            tokens: n,
+            kernel: self.kernel,
+            precision: self.precision,
+            threads: self.pool.threads(),
+        }
     }
 
-    /// Says that after the next product come those of [`Engine::gated`] with `n` tokens.
-    fn foresee_gated(&mut self, gate: &Matrix, n: usize) {
-        let cut = gated_cut(gate, self.pool.threads());
-        self.foresee_first(cut, n, |job| {
-            let Range { start, end } = cut.parts_of(job);
-            let end = (end * WIDE).min(start * WIDE + GatedMatMul::together(n)).min(gate.tiles());
-            Some((gate, start * WIDE..end))
-        });
-    }
-
-    /// Has each thread ask, while it waits, for what its first job reads first. That is the job of its number where there
-    /// are two threads; where more come in another order, memory that one asked for is at least nearer to the others.
-    fn foresee_first<'m>(&mut self, cut: Cut, n: usize, first: impl Fn(usize) -> Option<(&'m Matrix, Range<usize>)>) {
-        /// As much as a thread gets while it waits, at most, and as remains in its cache beside a product's operands.
-        const BYTES: usize = 48 << 10;
-        let (exact, none) = (self.precision == Precision::Exact, Codes::none(self.precision));
-        self.pool.foresee(|worker| match (worker < cut.jobs()).then(|| first(worker)).flatten() {
-            Some((matrix, tiles)) => first_read(matrix, tiles, input(matrix, exact, &[], &none), n, BYTES),
-            None => Lines::default(),
-        });
+    /// Those of [`Engine::gated`], in blocks of codes, of which each job begins with the gate's.
+    fn gated_products<'m>(&self, gate: &'m Matrix, n: usize) -> Products<'m> {
+        Products { together: GatedMatMul::together(n), ..self.products([gate], WIDE, n) }
     }
 
     /// What products with `linears` take.
@@ -662,16 +659,15 @@ impl Engine {
     }
 
     /// `out = [m · rows for m in matrices]`, side by side; `codes` are the rows' own, where a matrix takes them.
-    fn project(&mut self, linears: &[Linear], rows: Rows, out: &mut [f32], store: Store) {
-        self.project_in_units(1, linears, rows, out, store, |_, _| ());
+    fn project(&mut self, step: Step, rows: Rows, out: &mut [f32], store: Store) {
+        self.project_in_units(step, rows, out, store, |_, _| ());
     }
 
-    /// The same in jobs of whole units of so many tiles. Each job then calls `then` with all of `out`, of which the tiles that
-    /// are given have been computed, and are its own.
+    /// The same; each job then calls `then` with all of `out`, of which the tiles that are given have been computed, and are
+    /// its own.
     fn project_in_units(
         &mut self,
-        unit: usize,
-        linears: &[Linear],
+        Step { linears, unit, next }: Step,
         Rows { rows, columns, codes }: Rows,
         out: &mut [f32],
         store: Store,
@@ -685,11 +681,13 @@ impl Engine {
         let total: usize = linears.iter().map(|linear| linear.matrix.tiles()).sum();
         let stride = out.len() / tokens;
         assert!(total * TILE <= stride && total.is_multiple_of(unit));
-        let cut = Cut::new(total / unit, self.pool.threads());
-        let base = Output::new(out, stride);
-        self.pool.run(cut.jobs(), |job, worker| {
+        let matrices = std::array::from_fn(|i| linears.get(i).map(|linear| linear.matrix));
+        let products = Products { matrices, ..self.products([], unit, tokens) };
+        let (cut, base) = (products.cut(), Output::new(out, stride));
+        let job = |job: usize, worker: usize| {
             let units = cut.parts_of(job);
             let (start, to) = (units.start * unit, units.end * unit);
+            let after = products.after(job, worker, next.as_ref());
             let (mut first, mut from) = (0, start);
             for (slot, &Linear { matrix, pair }) in linears.iter().enumerate() {
                 let end = first + matrix.tiles();
@@ -700,7 +698,8 @@ impl Engine {
                     let (scratch, output) =
                         unsafe { (&mut workers.get(worker).tiles[0], base.from_column(from * TILE)) };
                     let input = input(matrix, exact, rows, codes);
-                    MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch }.run(kernel);
+                    let next = if to <= end { after } else { products.first_read(end..to) };
+                    MatMul { matrix, tiles: tiles.clone(), input, output, store, scratch, next }.run(kernel);
                     for span in spans.iter().filter(|span| span.adapted) {
                         let Some(pair) = pair else { break };
                         let rows = span.rows.clone();
@@ -711,19 +710,21 @@ impl Engine {
                 first = end;
             }
             then(base, start..to);
-        });
+        };
+        let ahead = |worker: usize| next.as_ref().map_or_else(Lines::default, |next| next.first_read_of(worker));
+        self.pool.run_then(cut.jobs(), job, ahead);
     }
 
-    /// `x += matrix · rows`, through a norm where the family has one there.
-    fn project_to_residual(&mut self, linear: Linear, rows: Rows, post_norm: Option<&Slice<f32>>, config: &Config) {
+    /// `x += matrix · rows`, of the one matrix in `step`, through a norm where the family has one there.
+    fn project_to_residual(&mut self, step: Step, rows: Rows, post_norm: Option<&Slice<f32>>, config: &Config) {
         let hidden = config.hidden_size;
         let n = rows.rows.len() / rows.columns;
         let mut x = std::mem::take(&mut self.scratch.x);
         match post_norm {
-            None => self.project(&[linear], rows, &mut x[..n * hidden], Store::Add),
+            None => self.project(step, rows, &mut x[..n * hidden], Store::Add),
             Some(weight) => {
                 let mut h = std::mem::take(&mut self.scratch.h);
-                self.project(&[linear], rows, &mut h[..n * hidden], Store::Set);
+                self.project(step, rows, &mut h[..n * hidden], Store::Set);
                 for (x, h) in x.chunks_exact_mut(hidden).zip(h.chunks_exact_mut(hidden)).take(n) {
                     self.kernel.run(RmsNormInPlace { x: h, weight, eps: config.rms_norm_eps });
                     x.iter_mut().zip(h).for_each(|(x, h)| *x += *h);
@@ -733,11 +734,6 @@ impl Engine {
         }
         self.scratch.x = x;
     }
-}
-
-/// Jobs of [`Engine::gated`]: in blocks of codes.
-fn gated_cut(gate: &Matrix, threads: usize) -> Cut {
-    Cut::new(gate.tiles().div_ceil(WIDE), threads)
 }
 
 /// `output += B · reduced` for `tiles`, with which `output` begins, and its rows.

@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Instant;
 
 use critic::kernels::activations::ActivationBlock;
-use critic::kernels::matmul::{Input, MatMul, Output, Store};
+use critic::kernels::matmul::{FirstRead, Input, MatMul, Output, Store};
+use critic::kernels::prefetch::Lines;
 use critic::kernels::{Op, Simd};
 use critic::kv::Precision;
 use critic::quant::{BLOCK, Matrix, TILE};
@@ -120,10 +121,13 @@ impl<'a> Products<'a> {
         let threads = outputs.len();
         let time = together(threads, |index| {
             let mut scratch = Vec::new();
-            for matrix in self.matrices {
-                let tiles = matrix.tiles() * index / threads..matrix.tiles() * (index + 1) / threads;
-                let (input, output, scratch) = (self.input(matrix), outputs[index], &mut scratch);
-                MatMul { matrix, tiles, input, output, store: Store::Set, scratch }.run(kernel);
+            let share = |matrix: &Matrix| matrix.tiles() * index / threads..matrix.tiles() * (index + 1) / threads;
+            for (number, &matrix) in self.matrices.iter().enumerate() {
+                let (tiles, input, output, scratch) = (share(matrix), self.input(matrix), outputs[index], &mut scratch);
+                let next = self.matrices.get(number + 1).map_or_else(Lines::default, |matrix| {
+                    kernel.run(FirstRead { matrix, tiles: share(matrix), input: self.input(matrix), tokens: 1 })
+                });
+                MatMul { matrix, tiles, input, output, store: Store::Set, scratch, next }.run(kernel);
             }
         });
         self.outputs = floats;

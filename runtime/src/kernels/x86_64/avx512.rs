@@ -31,6 +31,9 @@ impl Avx512 {
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    const STREAMS: usize = 1;
+    const AHEAD: usize = 8192;
+    const FEW_AHEAD: usize = 8192;
     const SIGNED_OFFSET: i32 = 128;
     type F = __m512;
     type I = __m512i;
