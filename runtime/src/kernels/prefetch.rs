@@ -3,15 +3,14 @@
 /// Bytes in a line of the cache.
 pub const LINE: usize = 64;
 
-/// Says that the cache line at `p` is wanted soon, in the second-level cache: it waits for more lines at once than
-/// the first. `p` may point anywhere: such a hint cannot fault.
+/// Says that the cache line at `p` is wanted soon. `p` may point anywhere: such a hint cannot fault.
 #[inline(always)]
 pub fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every such processor has the instruction.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above.

@@ -134,7 +134,7 @@ fn speed(sides: &Sides) -> Result<String, String> {
     rows.extend(DEPTHS.iter().map(|depth| row(format!("decode at depth {depth}"), "tokens/s")));
     rows.push(row(format!("start to first token after {}, whole process", OPENING.1), "ms"));
     rows.push(row("private memory at 2,048 tokens".to_owned(), "MB"));
-    let [mut shares, mut products, mut eights, mut fours, mut chats] = [const { Vec::new() }; 5];
+    let [mut shares, mut products, mut answers, mut eights, mut fours, mut chats] = [const { Vec::new() }; 6];
     let (mut kernel, mut chat_tokens) = (String::new(), 0);
     for round in 0..repeat {
         eprintln!("round {} of {repeat}", round + 1);
@@ -155,6 +155,7 @@ fn speed(sides: &Sides) -> Result<String, String> {
         fours.push(batch(4, "candidates_ms")? / batch(1, "candidates_ms")?);
         shares.push(figure(&answer["limits"], "decode_share")?);
         products.push(figure(&answer["limits"], "products_share")?);
+        answers.extend(answer["limits"]["answer_ns"].as_f64());
         values.push(figure(&answer, "decode_tokens_per_second")?);
         let deep = bench(ours, threads, 1, WRITTEN, 2048, &[])?;
         values.push(figure(&deep, "decode_tokens_per_second")?);
@@ -199,6 +200,10 @@ fn speed(sides: &Sides) -> Result<String, String> {
         median(&mut fours),
         median(&mut chats)
     );
+    if !answers.is_empty() {
+        let of: Vec<_> = answers.iter().map(|ns| format!("{ns:.0}")).collect();
+        out += &format!("In the rounds, a thread answered another one in {} ns.\n\n", of.join(", "));
+    }
     Ok(out)
 }
 

@@ -2,6 +2,8 @@
 
 use std::hint::black_box;
 use std::sync::Barrier;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::thread;
 use std::time::Instant;
 
@@ -32,6 +34,9 @@ pub struct Limits {
     /// What part of it products with the weights reach by themselves, cut in equal parts, with no norm, no attention, and no
     /// waiting for other threads between two of them.
     pub products_share: f64,
+    /// Nanoseconds in which one thread answers another, where there are two: what one writes and another reads takes half of
+    /// it. It is several times as long where two cores have no cache in common, and a virtual machine does not choose.
+    pub answer_ns: Option<f64>,
 }
 
 /// Reads the bytes that decoding reads, with as many threads, in turn with decoding: memory is shared with other
@@ -52,10 +57,13 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let (kernel, threads) = (session.kernel(), session.threads());
     let mut products = Products::new(&matrices, threads, session.precision());
-    let (mut readings, mut multiplied, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut readings, mut multiplied, mut written, mut answers] = [const { Vec::new() }; 4];
     for _ in 0..8 * repeat {
         readings.extend((0..READINGS).map(|_| read(&parts, kernel, threads)).skip(1));
         multiplied.extend((0..READINGS).map(|_| products.measure(kernel)).skip(1));
+        if threads > 1 {
+            answers.push(answer_ns());
+        }
         session.reset();
         evaluate(session, &tokens[..1], Logits::None)?;
         for count in 2..=needed {
@@ -72,6 +80,41 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
         decode_tokens_per_second: 1e3 / reading,
         decode_share: reading / token,
         products_share: reading / products,
+        answer_ns: (threads > 1).then(|| median(&mut answers)),
+    })
+}
+
+/// Nanoseconds from when one thread writes a number to when it reads that another one has read it.
+fn answer_ns() -> f64 {
+    const TIMES: usize = 1000;
+    /// A cache line, or the two that some processors fetch together.
+    #[repr(align(128))]
+    struct Number(AtomicUsize);
+    let [question, answer] = [const { Number(AtomicUsize::new(0)) }; 2];
+    let wait = |number: &Number, value: usize| {
+        let mut looks = 0u32;
+        while number.0.load(Acquire) != value {
+            looks += 1;
+            // Where the other thread waits for this one's core.
+            if looks.is_multiple_of(10_000) { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for time in 0..=TIMES {
+                wait(&question, time + 1);
+                answer.0.store(time + 1, Release);
+            }
+        });
+        let ask = |time: usize| {
+            question.0.store(time + 1, Release);
+            wait(&answer, time + 1);
+        };
+        // The first one also waits for the thread to begin.
+        ask(0);
+        let started = Instant::now();
+        (1..=TIMES).for_each(ask);
+        ms(started) * 1e6 / TIMES as f64
     })
 }
 

@@ -198,6 +198,9 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
             100.0 * limits.decode_share,
             100.0 * limits.products_share
         );
+        if let Some(ns) = limits.answer_ns {
+            out += &format!("\nthreads      {ns:>9.0} ns from asking another one to its answer");
+        }
     }
     for case in answer.cases.iter().flatten() {
         out += &format!("\n{case}");
