@@ -1,5 +1,5 @@
 //! How many lines of memory a core waits for at once. Lines of pages whose addresses are known already are asked for in one
-//! burst, and read two microseconds later, one after the other: a line that has come takes a few nanoseconds, one whose hint
+//! burst, and read some microseconds later, one after the other: a line that has come takes a few nanoseconds, one whose hint
 //! the processor has dropped as long as memory does. How far ahead products ask for weights follows from it
 //! (docs/performance.md).
 //!
@@ -16,7 +16,7 @@ const BYTES: usize = 256 << 20;
 /// No two lines of a burst share one, so that the processor cannot guess them. There are fewer than a TLB holds.
 const PAGE: usize = 4096;
 /// Enough for all that were not dropped to arrive.
-const PAUSE: Duration = Duration::from_micros(2);
+const PAUSE: Duration = Duration::from_micros(8);
 
 fn bursts(c: &mut Criterion) {
     // Ones, so that the system gives pages of their own.
@@ -28,7 +28,7 @@ fn bursts(c: &mut Criterion) {
         (state >> 33) as usize % below
     };
     let mut group = c.benchmark_group("hints");
-    for lines in [4, 8, 12, 16, 20, 24, 32, 48, 64] {
+    for lines in [4, 8, 12, 16, 20, 24, 32, 48, 64, 128, 256] {
         group.throughput(Throughput::Elements(lines as u64));
         for hints in [true, false] {
             let name = if hints { "read after hints" } else { "read without" };
