@@ -51,8 +51,24 @@ struct Shared {
     stop: AtomicBool,
     /// The open region's jobs. Written while no region is open and `active` is 0.
     region: RegionCell,
-    /// The first panic of a job on a worker.
+    /// The first panic on a worker.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Shared {
+    /// Keeps a worker's panic, if it is the first one, for the caller.
+    fn caught<T>(&self, result: thread::Result<T>) -> Option<T> {
+        let panic = match result {
+            Ok(value) => return Some(value),
+            Err(panic) => panic,
+        };
+        self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(panic);
+        None
+    }
+
+    fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+    }
 }
 
 /// The jobs of a region: `run(data, index, worker)` for each index below `count`; and what `ahead(data, worker)` says that a
@@ -158,8 +174,7 @@ impl Pool {
         }
         close.ahead = Ahead::of(ahead(0));
         drop(close);
-        let panic = shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        if let Some(panic) = panic {
+        if let Some(panic) = shared.take_panic() {
             resume_unwind(panic);
         }
     }
@@ -169,7 +184,7 @@ impl Pool {
 struct Ahead(Take<Lines>);
 
 impl Ahead {
-    /// As many lines as a thread gets while it waits, at most, and as remain in its cache beside a product's operands.
+    /// As many lines as a thread gets while it waits, at most.
     const MOST: usize = (48 << 10) / LINE;
 
     fn of(lines: Lines) -> Self {
@@ -196,6 +211,10 @@ impl Drop for Close<'_> {
             spins += 1;
             // A worker that was put aside in the middle of a job needs our core to finish it.
             if spins > 2000 { thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        // The caller's own panic is the one that goes on: a worker's must not wait for the next region.
+        if thread::panicking() {
+            self.shared.take_panic();
         }
     }
 }
@@ -228,15 +247,13 @@ fn work(shared: &Shared, worker: usize) {
                 if index >= region.count {
                     break;
                 }
-                // SAFETY: as `call` in `Pool::run` demands.
+                // SAFETY: as `call` in `Pool::run_then` demands.
                 let job = AssertUnwindSafe(|| unsafe { (region.run)(region.data, index, worker) });
-                if let Err(panic) = catch_unwind(job) {
-                    shared.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(panic);
-                }
+                shared.caught(catch_unwind(job));
             }
             // SAFETY: as above.
             let next = AssertUnwindSafe(|| unsafe { (region.ahead)(region.data, worker) });
-            ahead = Ahead::of(catch_unwind(next).unwrap_or_default());
+            ahead = Ahead::of(shared.caught(catch_unwind(next)).unwrap_or_default());
         }
         shared.active.fetch_sub(1, SeqCst);
     }
@@ -315,7 +332,11 @@ mod tests {
             let mut pool = Pool::new(threads);
             let weights = [0u8; 4096];
             // Waiting with something to do is waiting.
-            let ahead = |worker: usize| Lines::new(weights.as_ptr().wrapping_add(worker * LINE), 4, 1024);
+            let asked = [const { AtomicUsize::new(0) }; 8];
+            let ahead = |worker: usize| {
+                asked[worker].fetch_add(1, SeqCst);
+                Lines::new(weights.as_ptr().wrapping_add(worker * LINE), 4, 1024)
+            };
             for count in [0, 1, 2, 3, 100, 1000] {
                 let hits: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
                 let job = |index: usize, worker: usize| {
@@ -325,6 +346,10 @@ mod tests {
                 pool.run_then(count, job, ahead);
                 assert!(hits.iter().all(|hit| hit.load(SeqCst) == 1));
             }
+            // The caller waits after each region; who is alone does not.
+            let [caller, others @ ..] = asked.map(AtomicUsize::into_inner);
+            assert_eq!(caller, if pool.threads() > 1 { 4 } else { 0 });
+            assert!(others.iter().skip(pool.threads() - 1).all(|&times| times == 0));
         }
     }
 
@@ -334,6 +359,10 @@ mod tests {
         for round in 0..20 {
             let caught = catch_unwind(AssertUnwindSafe(|| {
                 pool.run(8, |index, _| assert!(index != round % 8, "job {index}"));
+            }));
+            assert!(caught.is_err());
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.run_then(8, |_, _| (), |worker| panic!("of thread {worker}"));
             }));
             assert!(caught.is_err());
             let done = AtomicUsize::new(0);

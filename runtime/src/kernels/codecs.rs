@@ -21,7 +21,10 @@ pub(super) struct Tiles {
     pub(super) columns: usize,
     /// Bytes from each tile on that may be asked for, as they will be multiplied.
     pub(super) ask: usize,
-    /// What is asked for after that.
+    /// How far ahead it is asked for: no farther than each stream is long, so that what comes next is asked for from its
+    /// beginning on.
+    pub(super) ahead: usize,
+    /// What is asked for after that, as much.
     pub(super) next: Lines,
 }
 
@@ -211,16 +214,16 @@ impl<Q: Quantized> Codec for Q {
     ) -> [[[S::F; T]; P]; N] {
         let record_bytes = Q::FORMAT.record_bytes();
         let stride = tiles.columns / BLOCK;
-        let ahead = if T <= FEW { S::FEW_AHEAD / N } else { S::AHEAD };
         let mut sums = [[[s.splat(0.0); T]; P]; N];
         for block in 0..stride {
             let at = block * record_bytes;
             // SAFETY: block < columns / 32, so the records lie in the tiles and x's blocks in their rows.
             unsafe {
                 let records: [_; N] = std::array::from_fn(|n| tiles.first.add(n * tiles.apart + at));
-                let ahead = match (at + ahead).checked_sub(tiles.ask) {
-                    None => Some(records.map(|record| record.wrapping_add(ahead))),
-                    Some(after) => tiles.next.of_streams(after, ahead),
+                let ahead = match (at + tiles.ahead).checked_sub(tiles.ask) {
+                    None => Some(records.map(|record| record.wrapping_add(tiles.ahead))),
+                    Some(after) if after < tiles.ahead => tiles.next.of_streams(after / record_bytes, record_bytes),
+                    Some(_) => None,
                 };
                 let block = Block { records, part, x: x.add(block), stride, ahead };
                 if T > FEW {

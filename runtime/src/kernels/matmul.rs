@@ -2,7 +2,7 @@
 //!
 //! One formula for every batch size: output (row, token) is accumulated over the columns
 //! from left to right in one lane. Several tokens share each load of weights, and one or two
-//! meet several tiles at a time, which is all that the size of a batch changes.
+//! may meet several tiles at a time, which is all that the size of a batch changes.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -137,7 +137,7 @@ pub struct MatMul<'a> {
     pub store: Store,
     /// Room for one tile in f32, `[columns, 16]`, used by the exact path of quantized weights.
     pub scratch: &'a mut Vec<f32>,
-    /// What the thread likely reads next: asked for when all of these tiles have been.
+    /// What the thread likely reads next: where activations are codes, it is asked for when all of these tiles have been.
     pub next: Lines,
 }
 
@@ -188,9 +188,10 @@ impl<C: Codec> Op for InFormat<'_, C> {
             let each = rest.len() / count;
             let left = rest.start + each * count..rest.end;
             let next = if left.is_empty() { next } else { first_lines::<S>(matrix, left.clone(), input, tokens) };
+            let ahead = (S::FEW_AHEAD / count).min(each * matrix.tile_bytes());
             for index in 0..each {
                 let ask = (each - index) * matrix.tile_bytes();
-                let streams = Streams { matrix, tile: rest.start + index, each, ask, next };
+                let streams = Streams { matrix, tile: rest.start + index, each, ask, ahead, next };
                 match (count, tokens * rows) {
                     (4, 1) => streams.multiply::<S, C, 1, 4>(s, x, place),
                     (2, 1) => streams.multiply::<S, C, 1, 2>(s, x, place),
@@ -200,10 +201,11 @@ impl<C: Codec> Op for InFormat<'_, C> {
             }
             rest = left;
         }
+        let ahead = if tokens * rows <= FEW { S::FEW_AHEAD } else { S::AHEAD }.min(rest.len() * matrix.tile_bytes());
         for tile in rest.clone() {
             let first = if dequantized { dequantize_tile(matrix, tile, scratch) } else { matrix.tile(tile).as_ptr() };
             let (columns, ask) = (matrix.columns(), (rest.end - tile) * matrix.tile_bytes());
-            let weights = Tiles { first, apart: 0, columns, ask, next };
+            let weights = Tiles { first, apart: 0, columns, ask, ahead, next };
             let mut token = 0;
             while token < tokens {
                 let group = Pass::<S, C>::tokens(tokens - token, rows);
@@ -262,8 +264,9 @@ struct Streams<'a> {
     matrix: &'a Matrix,
     tile: usize,
     each: usize,
-    /// See [`Tiles`].
+    /// See [`Tiles`], also for the next two.
     ask: usize,
+    ahead: usize,
     next: Lines,
 }
 
@@ -271,11 +274,11 @@ impl Streams<'_> {
     /// `T` rows of activations with `N` tiles.
     #[inline(always)]
     fn multiply<S: Simd, C: Codec, const T: usize, const N: usize>(self, s: S, x: &[C::X], place: Place) {
-        let Self { matrix, tile, each, ask, next } = self;
+        let Self { matrix, tile, each, ask, ahead, next } = self;
         assert!(tile + (N - 1) * each < matrix.tiles() && x.len() * C::COLUMNS == T * matrix.columns());
         let first = matrix.bytes()[tile * matrix.tile_bytes()..].as_ptr();
         let apart = each * matrix.tile_bytes();
-        let tiles = Tiles { first, apart, columns: matrix.columns(), ask, next };
+        let tiles = Tiles { first, apart, columns: matrix.columns(), ask, ahead, next };
         macro_rules! parts {
             ($parts:literal) => {
                 // SAFETY: just checked: `x` has `T` rows, which are those of all tokens of the output. `check` bounds tiles by

@@ -3,7 +3,9 @@
 /// Bytes in a line of the cache.
 pub const LINE: usize = 64;
 
-/// Says that the cache line at `p` is wanted soon. `p` may point anywhere: such a hint cannot fault.
+/// Says that the cache line at `p` is wanted soon. `p` may point anywhere: such a hint cannot fault. On x86 it goes to the
+/// first-level cache, with which a token took 2 to 5 % less time on Zen 5 than with the second (on Zen 3 it made no
+/// difference); on ARM, where neither was measured, to the second.
 #[inline(always)]
 pub fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -42,17 +44,18 @@ impl Lines {
         Self { start: start.addr(), stretches, len, ..Self::default() }
     }
 
-    /// Where `N` streams that ask for these lines, `each` bytes a stream, go on after `at` bytes, if they do.
+    /// Where the `number`th pieces of `N` streams are, which ask for these lines in pieces of so many bytes: a piece of each
+    /// stretch in turn. `None` where there are not so many.
     #[inline(always)]
-    pub(super) fn of_streams<const N: usize>(&self, at: usize, each: usize) -> Option<[*const u8; N]> {
-        if self.stretches == 0 || at >= each {
+    pub(super) fn of_streams<const N: usize>(&self, number: usize, bytes: usize) -> Option<[*const u8; N]> {
+        let last = (number + 1) * N - 1;
+        if self.stretches == 0 || (last / self.stretches + 1) * bytes > self.len {
             return None;
         }
-        // That of a stretch in what all streams ask for.
-        let share = N * each / self.stretches;
         Some(std::array::from_fn(|stream| {
-            let at = stream * each + at;
-            std::ptr::without_provenance(self.start + at / share * self.len + at % share)
+            let piece = number * N + stream;
+            let (stretch, at) = (piece % self.stretches, piece / self.stretches * bytes);
+            std::ptr::without_provenance(self.start + stretch * self.len + at)
         }))
     }
 }
@@ -85,27 +88,30 @@ mod tests {
         assert_eq!(Lines::default().count(), 0);
     }
 
-    /// However many streams ask, and however many stretches there are: each line once, of all stretches as much.
+    /// However many streams ask, and however many stretches there are: each piece once, the same of every stretch, and
+    /// nothing beyond.
     #[test]
-    fn streams_ask_for_each_line_once() {
-        fn asked<const N: usize>(lines: &Lines, each: usize) -> Vec<usize> {
-            let mut asked: Vec<usize> = (0..2 * each)
-                .step_by(LINE)
-                .flat_map(|at| lines.of_streams::<N>(at, each).into_iter().flatten())
-                .map(|p| p.addr())
-                .collect();
+    fn streams_ask_for_each_piece_once() {
+        fn asked<const N: usize>(lines: &Lines, bytes: usize) -> Vec<usize> {
+            let pieces = (0..).map_while(|number| lines.of_streams::<N>(number, bytes));
+            let mut asked: Vec<usize> = pieces.flatten().map(|p| p.addr()).collect();
             asked.sort_unstable();
             asked
         }
-        const ALL: usize = 16 * LINE;
-        for stretches in [1, 2, 4] {
-            let len = 100 * LINE;
-            let lines = Lines::new(std::ptr::without_provenance(640), stretches, len);
-            let mut first: Vec<usize> = lines.take(ALL / LINE).map(|p| p.addr()).collect();
-            first.sort_unstable();
-            assert_eq!(asked::<1>(&lines, ALL), first);
-            assert_eq!(asked::<2>(&lines, ALL / 2), first);
-            assert_eq!(asked::<4>(&lines, ALL / 4), first);
+        // A record of Q4_1, and one of Q8_0, which is no whole number of lines.
+        for (bytes, stretches) in [320, 544].into_iter().flat_map(|bytes| [1, 2, 4].map(|stretches| (bytes, stretches)))
+        {
+            for pieces in [0, 4, 20] {
+                let len = pieces * bytes;
+                let lines = Lines::new(std::ptr::without_provenance(640), stretches, len);
+                let all: Vec<usize> = (0..stretches * pieces).map(|piece| 640 + piece * bytes).collect();
+                assert_eq!(asked::<1>(&lines, bytes), all);
+                assert_eq!(asked::<2>(&lines, bytes), all);
+                assert_eq!(asked::<4>(&lines, bytes), all);
+            }
+            // Not even a piece of what is shorter.
+            let lines = Lines::new(std::ptr::without_provenance(640), stretches, bytes - 1);
+            assert_eq!(lines.of_streams::<1>(0, bytes), None);
         }
         assert_eq!(Lines::default().of_streams::<2>(0, LINE), None);
     }

@@ -19,15 +19,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const SIGNED_OFFSET: i32 = 0;
     /// Vector registers.
     const REGISTERS: usize;
-    /// From how many places a product with a single row of activations reads weights in step: 1, 2 or 4. This and the next
-    /// two are what processors with these instructions are best served with (docs/performance.md).
+    /// From how many places a product with a single row of activations reads weights in step: 1, 2 or 4; with two rows at most
+    /// 2. This and the next two are what processors with these instructions are best served with (docs/performance.md).
     const STREAMS: usize = 4;
     /// Bytes by which products ask for weights before their first tokens need them: the processor's own prefetching starts
     /// late and stops at the end of a page of memory. Later tokens find them in the cache, and while these are multiplied, much
     /// of the next tile arrives.
     const AHEAD: usize = 4096;
     /// The same with one or two rows of activations, of all places together: each tile is over before the next one arrives.
-    /// By default these are 24 lines, which every processor waits for at once: some drop hints beyond that.
+    /// By default these are 24 lines: as many as Zen 3 waits for at once, which drops hints beyond that.
     const FEW_AHEAD: usize = 1536;
     /// `LANES` × f32.
     type F: Copy;

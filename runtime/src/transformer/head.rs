@@ -2,10 +2,9 @@
 //!
 //! Not here: what is chosen by them (see [`crate::sampler`]).
 
-use super::{BatchToken, Cut, Engine, Linear, Logits, OnLogits, Rows, Run, Step, input};
+use super::{BatchToken, Cut, Engine, Linear, Logits, OnLogits, Products, Rows, Run, Step, input};
 use crate::grammar::TokenSet;
-use crate::kernels::matmul::{MatMul, Output, Store};
-use crate::kernels::prefetch::Lines;
+use crate::kernels::matmul::{FirstRead, MatMul, Output, Store};
 use crate::kernels::rows::RmsNorm;
 use crate::kv::Precision;
 use crate::quant::TILE;
@@ -46,11 +45,11 @@ impl Engine {
             let rows_of = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
             let out = &mut logits[..n * padded];
             // What the next token begins with.
-            let next = weights.layers.first();
-            let next = next.map(|layer| self.products(layer.qkv_matrices(), weights.config.head_dim / TILE, n));
+            let first = weights.layers[0].qkv_matrices();
+            let next = self.products(first, weights.config.head_dim / TILE, n);
             let tiles = &mut self.scratch.tiles;
             match few_tiles(rows.iter().map(|&row| runs[tokens[row].run].logits), weights.output.tiles(), tiles) {
-                true => self.project_tiles(output, rows_of, out, padded),
+                true => self.project_tiles(output, rows_of, out, padded, next),
                 false => self.project(Step { linears: &[output], unit: 1, next }, rows_of, out, Store::Set),
             }
             // All buffers are back before the caller's code runs, which may panic.
@@ -69,22 +68,30 @@ impl Engine {
         Rows { rows, codes, .. }: Rows,
         out: &mut [f32],
         stride: usize,
+        next: Products,
     ) {
         let input = input(matrix, self.precision == Precision::Exact, rows, codes);
         let (kernel, workers, tiles) = (self.kernel, &self.workers, &self.scratch.tiles);
         assert!(matrix.tiles() * TILE <= stride);
         let cut = Cut::new(tiles.len(), self.pool.threads());
         let output = Output::new(out, stride);
-        self.pool.run(cut.jobs(), |job, worker| {
+        let tokens = rows.len() / matrix.columns();
+        let job = |job: usize, worker: usize| {
             // SAFETY: this job's worker. Tiles are listed once, so that those of jobs are disjoint.
             let scratch = unsafe { &mut workers.get(worker).tiles[0] };
-            for together in tiles[cut.parts_of(job)].chunk_by(|a, b| a + 1 == *b) {
-                let tiles = together[0]..together[0] + together.len();
+            let parts = tiles[cut.parts_of(job)].chunk_by(|a, b| a + 1 == *b);
+            let mut parts = parts.map(|part| part[0]..part[0] + part.len()).peekable();
+            while let Some(tiles) = parts.next() {
+                let next = match parts.peek() {
+                    Some(tiles) => kernel.run(FirstRead { matrix, tiles: tiles.clone(), input, tokens }),
+                    None => next.first_read_of(worker),
+                };
                 // SAFETY: tiles end within the stride.
                 let output = unsafe { output.from_column(tiles.start * TILE) };
-                MatMul { matrix, tiles, input, output, store: Store::Set, scratch, next: Lines::default() }.run(kernel);
+                MatMul { matrix, tiles, input, output, store: Store::Set, scratch, next }.run(kernel);
             }
-        });
+        };
+        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_of(worker));
     }
 }
 

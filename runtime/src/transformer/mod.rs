@@ -30,7 +30,7 @@ use crate::grammar::TokenSet;
 use crate::kernels::Kernel;
 use crate::kernels::attention::{PAGE_TOKENS, PagePart, Softmax};
 use crate::kernels::low_rank::ThinMatMul;
-use crate::kernels::matmul::{Gate, GatedMatMul, Input, MatMul, Output, Store};
+use crate::kernels::matmul::{FirstRead, Gate, GatedMatMul, Input, MatMul, Output, Store};
 use crate::kernels::prefetch::Lines;
 use crate::kernels::rows::{RmsNorm, RmsNormInPlace};
 use crate::kv::{PageStore, Precision, Sequence};
@@ -163,7 +163,7 @@ impl<'a> Linear<'a> {
 struct Step<'a> {
     linears: &'a [Linear<'a>],
     unit: usize,
-    next: Option<Products<'a>>,
+    next: Products<'a>,
 }
 
 #[derive(Default)]
@@ -419,7 +419,7 @@ impl Engine {
             // SAFETY: this job has just computed these tiles, which are whole heads; `batch` reserved the positions.
             unsafe { heads.place(qkv, tiles.start / unit..tiles.end / unit) };
         };
-        let step = Step { linears: &linears, unit, next: Some(output) };
+        let step = Step { linears: &linears, unit, next: output };
         self.project_in_units(step, rows, &mut qkv[..n * width], Store::Set, place);
         (self.scratch.h, self.scratch.codes) = (h, codes);
         let o = Linear::new(&layer.o, adapted, Target::O);
@@ -432,7 +432,7 @@ impl Engine {
         let (attended, codes) = (std::mem::take(&mut self.scratch.attended), std::mem::take(&mut self.scratch.codes));
         let heads = config.heads * config.head_dim;
         let rows = Rows { rows: &attended[..n * heads], columns: heads, codes: &codes };
-        let step = Step { linears: &[o], unit: 1, next: Some(self.gated_products(&layer.gate, n)) };
+        let step = Step { linears: &[o], unit: 1, next: self.gated_products(&layer.gate, n) };
         self.project_to_residual(step, rows, layer.attention_post_norm.as_ref(), config);
         (self.scratch.attended, self.scratch.codes) = (attended, codes);
     }
@@ -459,7 +459,7 @@ impl Engine {
         (self.scratch.h, self.scratch.codes) = (h, codes);
         let codes = std::mem::take(&mut self.scratch.inner_codes);
         let rows = Rows { rows: &inner[..n * intermediate], columns: intermediate, codes: &codes };
-        let step = Step { linears: &[down], unit: 1, next: Some(next) };
+        let step = Step { linears: &[down], unit: 1, next };
         self.project_to_residual(step, rows, layer.mlp_post_norm.as_ref(), config);
         (self.scratch.inner, self.scratch.inner_codes) = (inner, codes);
     }
@@ -505,7 +505,7 @@ impl Engine {
             unsafe { encoder.encode(floats, row, blocks.start) };
         };
         let job = |job: usize, worker: usize| {
-            let next = products.after(job, worker, Some(&next));
+            let next = products.after(job, worker, &next);
             // SAFETY: this job's worker; tiles of jobs are disjoint.
             let WorkerScratch { tiles: scratch, rows: aside, .. } = unsafe { workers.get(worker) };
             let blocks = cut.parts_of(job);
@@ -532,7 +532,9 @@ impl Engine {
                 return;
             }
             let tiles = blocks.start * WIDE..(blocks.end * WIDE).min(tiles);
-            for Span { rows, adapted } in spans {
+            for (number, Span { rows, adapted }) in spans.iter().enumerate() {
+                // The next span meets the same tiles again, which are in the cache.
+                let next = if number + 1 == spans.len() { next } else { Lines::default() };
                 let input = inputs.0.rows(rows.clone(), columns);
                 let tiles = tiles.clone();
                 // SAFETY: the tiles begin and end within the stride.
@@ -544,7 +546,9 @@ impl Engine {
                 }
                 // SAFETY: as above.
                 let ups = unsafe { ups.rows(rows.clone()).from_column(tiles.start * TILE) };
-                for (slot, (linear, output)) in [(gate, output), (up, ups)].into_iter().enumerate() {
+                let first = FirstRead { matrix: up.matrix, tiles: tiles.clone(), input, tokens: rows.len() };
+                let both = [(gate, output, kernel.run(first)), (up, ups, next)];
+                for (slot, (linear, output, next)) in both.into_iter().enumerate() {
                     let (matrix, tiles, scratch) = (linear.matrix, tiles.clone(), &mut scratch[0]);
                     MatMul { matrix, tiles: tiles.clone(), input, output, store: Store::Set, scratch, next }
                         .run(kernel);
@@ -687,7 +691,7 @@ impl Engine {
         let job = |job: usize, worker: usize| {
             let units = cut.parts_of(job);
             let (start, to) = (units.start * unit, units.end * unit);
-            let after = products.after(job, worker, next.as_ref());
+            let after = products.after(job, worker, &next);
             let (mut first, mut from) = (0, start);
             for (slot, &Linear { matrix, pair }) in linears.iter().enumerate() {
                 let end = first + matrix.tiles();
@@ -711,8 +715,7 @@ impl Engine {
             }
             then(base, start..to);
         };
-        let ahead = |worker: usize| next.as_ref().map_or_else(Lines::default, |next| next.first_read_of(worker));
-        self.pool.run_then(cut.jobs(), job, ahead);
+        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_of(worker));
     }
 
     /// `x += matrix · rows`, of the one matrix in `step`, through a norm where the family has one there.

@@ -34,8 +34,8 @@ pub struct Limits {
     /// What part of it products with the weights reach by themselves, cut in equal parts, with no norm, no attention, and no
     /// waiting for other threads between two of them.
     pub products_share: f64,
-    /// Nanoseconds in which one thread answers another, where there are two: what one writes and another reads takes half of
-    /// it. It is several times as long where two cores have no cache in common, and a virtual machine does not choose.
+    /// Nanoseconds in which one thread answers another, where there are two, any two: what one writes and another reads takes
+    /// half of it. It is several times as long where two cores have no cache in common, and a virtual machine does not choose.
     pub answer_ns: Option<f64>,
 }
 
@@ -194,7 +194,7 @@ fn together(threads: usize, part: impl Fn(usize) + Sync) -> f64 {
     })
 }
 
-/// Looks at every byte, in streams side by side: more cache lines are on their way than with one.
+/// Looks at every byte, in streams side by side, without hints: more cache lines are on their way than with one.
 struct Read<'a>(&'a [u8]);
 
 impl Op for Read<'_> {
