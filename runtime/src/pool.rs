@@ -26,6 +26,9 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long a worker stays awake without work: longer than sampling one token takes.
 const AWAKE: Duration = Duration::from_millis(2);
 
+/// Most lines that a waiting thread asks for: 48 KiB, more than it gets meanwhile.
+const FORESEEN: usize = (48 << 10) / LINE;
+
 /// Stack of a worker, in bytes. Given because std would otherwise look for a size in the
 /// environment.
 const STACK: usize = 2 << 20;
@@ -161,7 +164,7 @@ impl Pool {
         }
         shared.next.store(0, SeqCst);
         shared.generation.fetch_add(1, SeqCst);
-        let mut close = Close { shared, ahead: Ahead::of(Lines::default()) };
+        let mut close = Close { shared, ahead: Lines::default().take(0) };
         if shared.asleep.load(SeqCst) > 0 {
             self.handles.iter().for_each(Thread::unpark);
         }
@@ -172,7 +175,7 @@ impl Pool {
             }
             job(index, 0);
         }
-        close.ahead = Ahead::of(ahead(0));
+        close.ahead = ahead(0).take(FORESEEN);
         drop(close);
         if let Some(panic) = shared.take_panic() {
             resume_unwind(panic);
@@ -180,22 +183,10 @@ impl Pool {
     }
 }
 
-/// What a waiting thread asks for.
-struct Ahead(Take<Lines>);
-
-impl Ahead {
-    /// As many lines as a thread gets while it waits, at most.
-    const MOST: usize = (48 << 10) / LINE;
-
-    fn of(lines: Lines) -> Self {
-        Self(lines.take(Self::MOST))
-    }
-}
-
 /// Closes the region and waits for the workers inside it, also when a job panics.
 struct Close<'a> {
     shared: &'a Shared,
-    ahead: Ahead,
+    ahead: Take<Lines>,
 }
 
 impl Drop for Close<'_> {
@@ -204,7 +195,7 @@ impl Drop for Close<'_> {
         self.shared.generation.fetch_add(1, SeqCst);
         let mut spins = 0u32;
         while self.shared.active.load(SeqCst) > 0 {
-            if let Some(line) = self.ahead.0.next() {
+            if let Some(line) = self.ahead.next() {
                 prefetch(line);
                 continue;
             }
@@ -232,7 +223,7 @@ impl Drop for Pool {
 
 /// The life of a worker.
 fn work(shared: &Shared, worker: usize) {
-    let (mut seen, mut ahead) = (0, Ahead::of(Lines::default()));
+    let (mut seen, mut ahead) = (0, Lines::default().take(0));
     loop {
         let Some(generation) = wait(shared, seen, &mut ahead) else { return };
         seen = generation;
@@ -253,14 +244,14 @@ fn work(shared: &Shared, worker: usize) {
             }
             // SAFETY: as above.
             let next = AssertUnwindSafe(|| unsafe { (region.ahead)(region.data, worker) });
-            ahead = Ahead::of(shared.caught(catch_unwind(next)).unwrap_or_default());
+            ahead = shared.caught(catch_unwind(next)).unwrap_or_default().take(FORESEEN);
         }
         shared.active.fetch_sub(1, SeqCst);
     }
 }
 
 /// Waits for a region newer than `seen`, asking for the lines `ahead` meanwhile: its generation, or `None` to stop.
-fn wait(shared: &Shared, seen: usize, ahead: &mut Ahead) -> Option<usize> {
+fn wait(shared: &Shared, seen: usize, ahead: &mut Take<Lines>) -> Option<usize> {
     let open = || {
         let generation = shared.generation.load(SeqCst);
         (generation % 2 == 1 && generation != seen).then_some(generation)
@@ -274,7 +265,7 @@ fn wait(shared: &Shared, seen: usize, ahead: &mut Ahead) -> Option<usize> {
         if let Some(generation) = open() {
             return Some(generation);
         }
-        if let Some(line) = ahead.0.next() {
+        if let Some(line) = ahead.next() {
             prefetch(line);
             continue;
         }
