@@ -5,6 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use support::{Place, critic, roomy};
 
@@ -20,10 +21,10 @@ fn drive(program: &str, package: &str, script: &Path) {
     assert!(there, "this test needs {program}: install {package}");
     let place = Place::new();
     roomy(&place);
-    let output = Command::new(script)
-        .arg(assert_cmd::cargo::cargo_bin!("critic"))
-        .arg(place.path("roomy.critic"))
-        .output()
+    let mut client = Command::new(script);
+    client.arg(assert_cmd::cargo::cargo_bin!("critic")).arg(place.path("roomy.critic"));
+    // Each takes seconds, of which VS Code's has to fetch a compiler; an editor that waits for a key waits for ever.
+    let output = critic_tests::output_within(&mut client, Duration::from_secs(600))
         .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));

@@ -2,12 +2,15 @@
 
 pub mod adapters;
 pub mod fixtures;
+mod limit;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use critic::{Bytes, Model};
 use critic_import::{ConvertOptions, Quant, convert};
+
+pub use limit::output_within;
 
 /// The data folder of the tests.
 pub fn data() -> PathBuf {

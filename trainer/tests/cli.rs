@@ -103,14 +103,18 @@ fn a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_says_how_to_go_on() {
     let data = scored(folder.path(), 12);
     let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
     done(&run(&mut train(&whole, &data)));
-    let child = train(&stopped, &data).spawn().expect("starts");
+    let mut child = train(&stopped, &data).spawn().expect("starts");
     // Steps are journalled as they are made: the signal comes after the first.
     let journal = stopped.join("metrics.jsonl");
-    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains('\n')) {
+    let begun = || std::fs::read_to_string(&journal).is_ok_and(|text| text.contains('\n'));
+    while !begun() && child.try_wait().expect("ours").is_none() {
         std::thread::yield_now();
     }
-    let signal = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill");
-    assert!(signal.success());
+    assert!(begun(), "it ended before its first step: {}", said(&end(child)));
+    if child.try_wait().expect("ours").is_none() {
+        let signal = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill");
+        assert!(signal.success());
+    }
     let output = end(child);
     if output.status.code() == Some(130) {
         let step = critic_trainer::run::measured(&stopped).expect("metrics").0.last().expect("a step").step;

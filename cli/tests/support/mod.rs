@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// A folder to work in, which vanishes; its cache is a folder inside.
 pub struct Place(tempfile::TempDir);
@@ -42,13 +43,18 @@ impl Place {
     }
 
     pub fn run_with_input(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut command = assert_cmd::Command::from_std(critic(self));
-        Output::of(command.args(args).write_stdin(input).output().expect("critic runs"))
+        Output::of(self.command(args).write_stdin(input).output().expect("critic runs"))
     }
 
     pub fn run_with_environment(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
-        let mut command = critic(self);
-        Output::of(command.args(args).envs(environment.iter().copied()).output().expect("critic runs"))
+        Output::of(self.command(args).envs(environment.iter().copied()).output().expect("critic runs"))
+    }
+
+    /// A run that takes at most seconds; one that hangs fails.
+    fn command(&self, args: &[&str]) -> assert_cmd::Command {
+        let mut command = assert_cmd::Command::from_std(critic(self));
+        command.args(args).timeout(Duration::from_secs(600));
+        command
     }
 }
 
