@@ -23,6 +23,25 @@ pub fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
+/// Says that the cache line at `p` is written soon: for that it comes alone, with no copy left elsewhere. `p` may point
+/// anywhere.
+#[inline(always)]
+pub fn prefetch_to_write<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: processors that do not know the instruction pass over it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: every such processor has the instruction.
+    unsafe {
+        std::arch::asm!("prfm pstl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
 /// Cache lines of stretches of memory that are equally long and lie one after the other: a line of each in turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines {

@@ -163,7 +163,7 @@ impl Engine {
                 }
             }
         };
-        let ahead = |worker: usize| next.first_read_of(worker);
+        let ahead = |worker: usize| next.first_read_by(worker);
         let deepest = jobs.iter().map(|job| segments(job).len()).max().unwrap_or(0);
         let split = deepest > 1 && jobs.len() < 4 * self.pool.threads();
         if split {

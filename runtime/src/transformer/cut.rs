@@ -2,47 +2,51 @@
 
 use std::ops::Range;
 
-/// Parts cut into jobs: three quarters of them in one large job for each thread, three quarters of the rest in the next
-/// ones, and so on down to single parts. Large jobs stream memory well, as each begins with a wait for its first bytes,
-/// and with small ones at the end all threads come to it together, also where one of them was interrupted.
+/// Parts cut into jobs, the same number for each thread (see [`crate::pool`]): three quarters of a thread's parts in the first,
+/// three quarters of the rest in the next one, and so on down to a few. Large jobs stream memory well, as each begins with a
+/// wait for its first bytes, and small ones at the end are left for threads that have done theirs, also where one of them
+/// was interrupted.
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
     parts: usize,
+    /// At most as many as there are parts.
     threads: usize,
-    /// Rounds of `threads` jobs each; what is left after them are single parts.
-    rounds: usize,
+    /// Jobs of each thread.
+    each: usize,
 }
 
 impl Cut {
-    /// Of what there is before a round, one part in four is left after it: so many bits fewer.
+    /// Of what there is before a job, one part in four is left after it: so many bits fewer.
     const LEFT: usize = 2;
 
     pub(super) fn new(parts: usize, threads: usize) -> Self {
-        let rounds = (parts / threads).checked_ilog2().unwrap_or(0) as usize / Self::LEFT;
-        Self { parts, threads, rounds }
-    }
-
-    /// Parts that are left after `rounds`.
-    fn left(&self, rounds: usize) -> usize {
-        self.parts >> (Self::LEFT * rounds)
+        let threads = threads.min(parts).max(1);
+        let halvings = if threads == 1 { 0 } else { (parts / threads).ilog2() as usize };
+        Self { parts, threads, each: halvings / Self::LEFT + 1 }
     }
 
     pub(super) fn jobs(&self) -> usize {
-        if self.threads == 1 { 1 } else { self.rounds * self.threads + self.left(self.rounds) }
+        self.each * self.threads
+    }
+
+    /// The first of a thread's jobs.
+    pub(super) fn first_of(&self, thread: usize) -> usize {
+        self.each * thread
+    }
+
+    /// The job after this one, if the same thread has it.
+    pub(super) fn after(&self, job: usize) -> Option<usize> {
+        let next = job + 1;
+        (!next.is_multiple_of(self.each)).then_some(next)
     }
 
     pub(super) fn parts_of(&self, job: usize) -> Range<usize> {
-        if self.threads == 1 {
-            return 0..self.parts;
-        }
-        let (round, place) = (job / self.threads, job % self.threads);
-        if round >= self.rounds {
-            let start = self.parts - (self.jobs() - job);
-            return start..start + 1;
-        }
-        let (start, end) = (self.parts - self.left(round), self.parts - self.left(round + 1));
-        let at = |place: usize| start + (end - start) * place / self.threads;
-        at(place)..at(place + 1)
+        let (thread, number) = (job / self.each, job % self.each);
+        let at = |thread: usize| self.parts * thread / self.threads;
+        let (start, end) = (at(thread), at(thread + 1));
+        // What is left before a job of this number.
+        let left = |number: usize| if number == self.each { 0 } else { (end - start) >> (Self::LEFT * number) };
+        end - left(number)..end - left(number + 1)
     }
 }
 
@@ -53,19 +57,26 @@ mod tests {
     #[test]
     fn jobs_are_all_parts_once_and_end_small() {
         for threads in 1..9 {
-            for parts in (0..200).chain([3072]) {
+            for parts in (0..300).chain([3072]) {
                 let cut = Cut::new(parts, threads);
                 let mut end = 0;
                 for job in 0..cut.jobs() {
                     let range = cut.parts_of(job);
                     assert_eq!(range.start, end, "{parts} parts, {threads} threads");
+                    assert!(parts == 0 || !range.is_empty(), "{parts} parts, {threads} threads");
                     end = range.end;
-                    assert!(threads == 1 || range.len() <= (3 * parts).div_ceil(4 * threads).max(1));
+                    match cut.after(job) {
+                        // A quarter is left for what comes after it.
+                        Some(next) => {
+                            let last = cut.first_of(job / cut.each + 1) - 1;
+                            let rest = cut.parts_of(next).start..cut.parts_of(last).end;
+                            assert!(rest.len() <= (range.len() + rest.len()) / 4);
+                        }
+                        // Four of a thread's parts are two jobs, and a thread has one more than another at most.
+                        None => assert!(threads == 1 || range.len() <= 4, "{parts} parts, {threads} threads"),
+                    }
                 }
                 assert_eq!(end, parts);
-                if threads > 1 && parts > 0 {
-                    assert_eq!(cut.parts_of(cut.jobs() - 1).len(), 1);
-                }
             }
         }
     }

@@ -84,14 +84,14 @@ impl Engine {
             while let Some(tiles) = parts.next() {
                 let next = match parts.peek() {
                     Some(tiles) => kernel.run(FirstRead { matrix, tiles: tiles.clone(), input, tokens }),
-                    None => next.first_read_of(worker),
+                    None => next.first_read_by(worker),
                 };
                 // SAFETY: tiles end within the stride.
                 let output = unsafe { output.from_column(tiles.start * TILE) };
                 MatMul { matrix, tiles, input, output, store: Store::Set, scratch, next }.run(kernel);
             }
         };
-        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_of(worker));
+        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_by(worker));
     }
 }
 

@@ -567,7 +567,7 @@ impl Engine {
                 encode(floats, row, &blocks);
             }
         };
-        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_of(worker));
+        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_by(worker));
     }
 
     /// Products with `n` tokens, in jobs of whole units of so many tiles.
@@ -715,7 +715,7 @@ impl Engine {
             }
             then(base, start..to);
         };
-        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_of(worker));
+        self.pool.run_then(cut.jobs(), job, |worker| next.first_read_by(worker));
     }
 
     /// `x += matrix · rows`, of the one matrix in `step`, through a norm where the family has one there.

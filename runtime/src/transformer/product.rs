@@ -60,14 +60,18 @@ impl<'a> Products<'a> {
         self.first_read(units.start * self.unit..units.end * self.unit)
     }
 
-    /// What a thread likely reads after a job: its next one's weights or, where that was the last one, those of `next`, of
-    /// which it takes the job of its own number. So it is where there are two threads; where more come in another order, memory
-    /// that one asked for is at least nearer to the others.
+    /// What a thread reads first of all.
+    pub(super) fn first_read_by(&self, worker: usize) -> Lines {
+        self.first_read_of(self.cut().first_of(worker))
+    }
+
+    /// What a thread likely reads after a job: the weights of its next one or, where that was its last one, those that it reads
+    /// first of `next`.
     pub(super) fn after(&self, job: usize, worker: usize, next: &Products) -> Lines {
-        if job + self.threads < self.cut().jobs() {
-            return self.first_read_of(job + self.threads);
+        match self.cut().after(job) {
+            Some(job) => self.first_read_of(job),
+            None => next.first_read_by(worker),
         }
-        next.first_read_of(worker)
     }
 }
 
@@ -106,16 +110,18 @@ mod tests {
         };
         let first = |mut lines: Lines| lines.next().map(|line| line.addr());
         let cut = qkv.cut();
-        assert!(cut.jobs() > 4);
+        let share = cut.jobs() / 2;
+        assert!(share > 1);
         for job in 0..cut.jobs() {
-            let start = cut.parts_of(job).start * 4;
-            assert_eq!(first(qkv.first_read_of(job)), Some(tile(start)));
-            let after = first(qkv.after(job, job % 2, &next));
-            if job + 2 < cut.jobs() {
-                assert_eq!(after, Some(tile(cut.parts_of(job + 2).start * 4)));
+            let start = |job: usize| Some(tile(cut.parts_of(job).start * 4));
+            assert_eq!(first(qkv.first_read_of(job)), start(job));
+            let worker = job / share;
+            let after = first(qkv.after(job, worker, &next));
+            if job % share + 1 < share {
+                assert_eq!(after, start(job + 1));
             } else {
-                let share = next.cut().parts_of(job % 2).start;
-                assert_eq!(after, Some(output.bytes().as_ptr().addr() + share * output.tile_bytes()));
+                let half = worker * output.tiles() / 2 * output.tile_bytes();
+                assert_eq!(after, Some(output.bytes().as_ptr().addr() + half));
             }
         }
         assert_eq!(first(qkv.first_read_of(cut.jobs())), None);
