@@ -269,7 +269,7 @@ impl Pool {
 }
 
 /// The jobs of `thread` among `threads`: as many for each, or one more for the first ones.
-fn share(count: usize, threads: usize, thread: usize) -> Range<usize> {
+pub(crate) fn share(count: usize, threads: usize, thread: usize) -> Range<usize> {
     let at = |thread: usize| (count * thread).div_ceil(threads);
     at(thread)..at(thread + 1)
 }

@@ -7,7 +7,7 @@
 //! over the head, without any sum across lanes.
 
 use super::Op;
-use super::prefetch::{LINE, prefetch};
+use super::prefetch::{LINE, Lines, prefetch, prefetch_to_write};
 use super::simd::{Simd, exp, max16, sum16};
 
 /// Positions in a page of the KV cache, and in a block of the online softmax.
@@ -94,6 +94,18 @@ impl Default for Softmax {
 /// `[64, head_dim]`.
 #[derive(Clone, Copy)]
 pub struct PagePart<E>(pub *const E);
+
+impl<E> PagePart<E> {
+    /// Asks memory for what a query of a position in the page has to do with: the position's own key and value, to be stored,
+    /// with the keys that lie between its own numbers, and the keys and values before it.
+    pub fn prefetch(self, slot: usize, head_dim: usize) {
+        let (group, row) = (16 * head_dim * size_of::<E>(), head_dim * size_of::<E>());
+        let lines = |at: usize, len: usize| Lines::new(self.0.cast::<u8>().wrapping_add(at), 1, len);
+        let (keys, values) = (slot / 16 * group, PAGE_TOKENS * row);
+        lines(keys, group).chain(lines(values + slot * row, row)).for_each(prefetch_to_write);
+        lines(0, keys).chain(lines(values, slot * row)).for_each(prefetch);
+    }
+}
 
 /// What is kept of a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,8 +286,8 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
         let second = first + S::LANES;
         let column = |key: usize| key / 16 * 16 * head_dim + key % 16;
         let mut sums = [[s.splat(0.0); 2]; N];
-        // The second register may lie behind the filled groups: still inside the page.
-        let (a, b) = (column(first), column(second));
+        // Behind the filled groups is memory that nobody needs: the first register's keys once more.
+        let (a, b) = (column(first), column(if second < filled.next_multiple_of(16) { second } else { first }));
         // Where registers are wide, keys of two columns are a cache line or more.
         for d in (0..head_dim).step_by(2) {
             if let Some(PagePart(next)) = next {
@@ -285,7 +297,7 @@ unsafe fn score_block<S: Simd, E: Element, const N: usize>(
                 }
             }
             for d in [d, d + 1] {
-                // SAFETY: both columns lie in the page (32 keys at most per step, 64 in all).
+                // SAFETY: both columns lie in the page.
                 unsafe {
                     let keys = [E::load(s, keys.add(a + d * 16)), E::load(s, keys.add(b + d * 16))];
                     for q in 0..N {

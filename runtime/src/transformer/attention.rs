@@ -12,6 +12,7 @@ use crate::kernels::attention::{
 };
 use crate::kernels::matmul::Output;
 use crate::kernels::rows::{RmsNormInPlace, Rope};
+use crate::pool::share;
 use crate::quant::BLOCK;
 use crate::weights::Layer;
 
@@ -37,22 +38,44 @@ pub(super) struct Heads<'a> {
     pub(super) runs: &'a [Run<'a>],
     /// Cosines and sines `[tokens, head_dim / 2]`.
     pub(super) turns: &'a (Vec<f32>, Vec<f32>),
+    /// Who attends with what.
+    pub(super) jobs: &'a [AttentionJob],
 }
 
 impl Heads<'_> {
+    /// Whether attention stores keys and values: where few queries make one job of each head. What a job has to get of them
+    /// from the thread that computed them are a few lines of memory; once they are stored it would be as many as a key has
+    /// numbers, or half of that, since these lie apart.
+    fn are_stored_late(&self) -> bool {
+        self.jobs.iter().all(|job| job.first == 0)
+    }
+
+    /// Asks memory for what a worker's share of attention has to do with: the page that it stores to.
+    pub(super) fn prefetch<E: Element>(&self, worker: usize, threads: usize) {
+        if !self.are_stored_late() {
+            return;
+        }
+        for job in &self.jobs[share(self.jobs.len(), threads, worker)] {
+            let newest = self.tokens[job.start + (job.count - 1) / (self.config.heads / self.config.kv_heads)].position;
+            let part = self.runs[job.run].sequence.part::<E>(newest / PAGE_TOKENS, self.index, job.head);
+            part.prefetch(newest % PAGE_TOKENS, self.config.head_dim);
+        }
+    }
+
     /// Heads of q, k and v, in the order of their products.
     pub(super) fn count(config: &Config) -> usize {
         config.heads + 2 * config.kv_heads
     }
 
     /// Adds biases to `heads` of `qkv`, which are of all tokens, normalises and turns those of q and k, and stores those of k
-    /// and v in the cache.
+    /// and v in the cache, if attention does not.
     ///
     /// # Safety
     /// `qkv` has rows of all heads for the tokens, whose positions are reserved and not yet committed; the heads named are
     /// there, and this job's alone.
     pub(super) unsafe fn place(&self, qkv: Output, heads: Range<usize>) {
-        let &Self { kernel, config, layer, index, tokens, runs, turns: (cos, sin) } = self;
+        let &Self { kernel, config, layer, index, tokens, runs, turns: (cos, sin), .. } = self;
+        let late = self.are_stored_late();
         assert!(qkv.tokens == tokens.len() && heads.end <= Self::count(config));
         let (dim, [q, k, v]) = (config.head_dim, &layer.qkv);
         for head in heads {
@@ -80,7 +103,7 @@ impl Heads<'_> {
                     let turn = row * dim / 2..(row + 1) * dim / 2;
                     kernel.run(Rope { x, cos: &cos[turn.clone()], sin: &sin[turn], scale });
                 }
-                if let Some((number, kept)) = kept {
+                if let (Some((number, kept)), false) = (kept, late) {
                     // SAFETY: the position is reserved, and this head's part of it this job's.
                     unsafe { runs[token.run].sequence.write(kernel, token.position, (index, number), kept, x) };
                 }
@@ -94,7 +117,7 @@ impl Engine {
     /// `codes` if wanted so. Then comes `next`.
     pub(super) fn attend<E: Element>(
         &mut self,
-        &Heads { config, index: layer, tokens, runs, .. }: &Heads,
+        all_heads @ &Heads { config, index: layer, tokens, runs, jobs, .. }: &Heads,
         qkv: &[f32],
         wanted: Wanted,
         next: Products,
@@ -103,8 +126,7 @@ impl Engine {
     {
         let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
         let (group, width, window) = (heads / kv_heads, (heads + 2 * kv_heads) * dim, config.window(layer));
-        let mut jobs = std::mem::take(&mut self.scratch.jobs);
-        list_jobs(tokens, kv_heads, group, &mut jobs);
+        let late = all_heads.are_stored_late();
         let segment_tokens = PAGE_TOKENS * SEGMENT_PAGES;
         // Segments that queries of a job see.
         let segments = |job: &AttentionJob| {
@@ -131,6 +153,17 @@ impl Engine {
             };
             let queries: [_; QUERIES] = std::array::from_fn(|i| query(i.min(job.count - 1)));
             let newest = queries[job.count - 1].1;
+            // The job's tokens whose positions are in the segment, which no other job sees.
+            for token in (job.start..job.start + job.count / group).filter(|_| late) {
+                let position = tokens[token].position;
+                for (kept, first) in [(Kept::Key, heads), (Kept::Value, heads + kv_heads)] {
+                    if position / segment_tokens == segment {
+                        let x = &qkv[token * width + (first + job.head) * dim..][..dim];
+                        // SAFETY: the position is reserved, and this head's part of it this job's.
+                        unsafe { runs[job.run].sequence.write(kernel, position, (layer, job.head), kept, x) };
+                    }
+                }
+            }
             pages.clear();
             let first = segment * SEGMENT_PAGES;
             let last = (first + SEGMENT_PAGES).min(newest / PAGE_TOKENS + 1);
@@ -244,12 +277,11 @@ impl Engine {
                 unsafe { encoder.encode(attended.slice(row * heads * dim, heads * dim), row, 0) };
             });
         }
-        self.scratch.jobs = jobs;
     }
 }
 
 /// Cuts the batch's queries into jobs of up to [`QUERIES`], by run and KV head.
-fn list_jobs(tokens: &[BatchToken], kv_heads: usize, group: usize, jobs: &mut Vec<AttentionJob>) {
+pub(super) fn list_jobs(tokens: &[BatchToken], kv_heads: usize, group: usize, jobs: &mut Vec<AttentionJob>) {
     jobs.clear();
     let mut start = 0;
     for tokens in tokens.chunk_by(|a, b| a.run == b.run) {

@@ -17,7 +17,7 @@ mod cut;
 mod head;
 mod product;
 
-use attention::{AttentionJob, Heads};
+use attention::{AttentionJob, Heads, list_jobs};
 use codes::{Codes, Wanted, input};
 use cut::Cut;
 use head::LOGIT_ROWS;
@@ -164,6 +164,16 @@ struct Step<'a> {
     linears: &'a [Linear<'a>],
     unit: usize,
     next: Products<'a>,
+}
+
+/// What a job has computed.
+struct Done {
+    /// All of the output.
+    output: Output,
+    /// The tiles of it that are the job's own.
+    tiles: Range<usize>,
+    /// Whose first job it was, if it was a worker's first.
+    first_of: Option<usize>,
 }
 
 #[derive(Default)]
@@ -322,6 +332,7 @@ impl Engine {
         let adapter = self.adapt(weights, &tokens, runs);
         self.embed(weights, &tokens);
         self.turn_tables(weights, &tokens);
+        list_jobs(&tokens, config.kv_heads, config.heads / config.kv_heads, &mut self.scratch.jobs);
         for (index, layer) in weights.layers.iter().enumerate() {
             if cancel.load(Ordering::Relaxed) {
                 self.scratch.tokens = tokens;
@@ -410,14 +421,19 @@ impl Engine {
         let (h, codes) = (std::mem::take(&mut self.scratch.h), std::mem::take(&mut self.scratch.codes));
         let hidden = config.hidden_size;
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
-        let turns = std::mem::take(&mut self.scratch.turns);
-        let heads =
-            Heads { kernel: self.kernel, config, layer, index, tokens, runs, turns: &turns[config.rope_index(index)] };
+        let (turns, jobs) = (std::mem::take(&mut self.scratch.turns), std::mem::take(&mut self.scratch.jobs));
+        let (kernel, turns_of) = (self.kernel, &turns[config.rope_index(index)]);
+        let heads = Heads { kernel, config, layer, index, tokens, runs, turns: turns_of, jobs: &jobs };
         let output = self.products([&layer.o], 1, n);
         let unit = config.head_dim / TILE;
-        let place = |qkv: Output, tiles: Range<usize>| {
+        let (threads, precision) = (self.pool.threads(), self.precision);
+        let place = |Done { output, tiles, first_of }: Done| {
+            match first_of {
+                Some(worker) if precision != Precision::Exact => heads.prefetch::<u16>(worker, threads),
+                _ => {}
+            }
             // SAFETY: this job has just computed these tiles, which are whole heads; `batch` reserved the positions.
-            unsafe { heads.place(qkv, tiles.start / unit..tiles.end / unit) };
+            unsafe { heads.place(output, tiles.start / unit..tiles.end / unit) };
         };
         let step = Step { linears: &linears, unit, next: output };
         self.project_in_units(step, rows, &mut qkv[..n * width], Store::Set, place);
@@ -428,7 +444,7 @@ impl Engine {
             Precision::Fast | Precision::Fine => self.attend::<u16>(&heads, &qkv, wanted, output),
             Precision::Exact => self.attend::<f32>(&heads, &qkv, wanted, output),
         }
-        (self.scratch.qkv, self.scratch.turns) = (qkv, turns);
+        (self.scratch.qkv, self.scratch.turns, self.scratch.jobs) = (qkv, turns, jobs);
         let (attended, codes) = (std::mem::take(&mut self.scratch.attended), std::mem::take(&mut self.scratch.codes));
         let heads = config.heads * config.head_dim;
         let rows = Rows { rows: &attended[..n * heads], columns: heads, codes: &codes };
@@ -664,18 +680,17 @@ impl Engine {
 
     /// `out = [m · rows for m in matrices]`, side by side; `codes` are the rows' own, where a matrix takes them.
     fn project(&mut self, step: Step, rows: Rows, out: &mut [f32], store: Store) {
-        self.project_in_units(step, rows, out, store, |_, _| ());
+        self.project_in_units(step, rows, out, store, |_| ());
     }
 
-    /// The same; each job then calls `then` with all of `out`, of which the tiles that are given have been computed, and are
-    /// its own.
+    /// The same; each job then calls `then`.
     fn project_in_units(
         &mut self,
         Step { linears, unit, next }: Step,
         Rows { rows, columns, codes }: Rows,
         out: &mut [f32],
         store: Store,
-        then: impl Fn(Output, Range<usize>) + Sync,
+        then: impl Fn(Done) + Sync,
     ) {
         self.reduce(linears.iter().map(|linear| linear.pair), rows, columns);
         let tokens = rows.len() / columns;
@@ -713,7 +728,8 @@ impl Engine {
                 }
                 first = end;
             }
-            then(base, start..to);
+            let first_of = (job == cut.first_of(worker)).then_some(worker);
+            then(Done { output: base, tiles: start..to, first_of });
         };
         self.pool.run_then(cut.jobs(), job, |worker| next.first_read_by(worker));
     }

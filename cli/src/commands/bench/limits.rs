@@ -12,6 +12,7 @@ use critic::kernels::matmul::{FirstRead, Input, MatMul, Output, Store};
 use critic::kernels::prefetch::Lines;
 use critic::kernels::{Op, Simd};
 use critic::kv::Precision;
+use critic::pool::Pool;
 use critic::quant::{BLOCK, Matrix, TILE};
 use critic::transformer::Logits;
 use critic::{Kernel, Session};
@@ -37,6 +38,9 @@ pub struct Limits {
     /// Nanoseconds in which one thread answers another, where there are two, any two: what one writes and another reads takes
     /// half of it. It is several times as long where two cores have no cache in common, and a virtual machine does not choose.
     pub answer_ns: Option<f64>,
+    /// Nanoseconds of a region (see [`critic::pool`]) of three jobs for each thread, in which nothing is to be done. Decoding a
+    /// token takes five a layer and one.
+    pub region_ns: Option<f64>,
 }
 
 /// Reads the bytes that decoding reads, with as many threads, in turn with decoding: memory is shared with other
@@ -57,12 +61,13 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let (kernel, threads) = (session.kernel(), session.threads());
     let mut products = Products::new(&matrices, threads, session.precision());
-    let [mut readings, mut multiplied, mut written, mut answers] = [const { Vec::new() }; 4];
+    let [mut readings, mut multiplied, mut written, mut answers, mut regions] = [const { Vec::new() }; 5];
     for _ in 0..8 * repeat {
         readings.extend((0..READINGS).map(|_| read(&parts, kernel, threads)).skip(1));
         multiplied.extend((0..READINGS).map(|_| products.measure(kernel)).skip(1));
         if threads > 1 {
             answers.push(answer_ns());
+            regions.push(region_ns(threads));
         }
         session.reset();
         evaluate(session, &tokens[..1], Logits::None)?;
@@ -81,7 +86,23 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
         decode_share: reading / token,
         products_share: reading / products,
         answer_ns: (threads > 1).then(|| median(&mut answers)),
+        region_ns: (threads > 1).then(|| median(&mut regions)),
     })
+}
+
+/// Nanoseconds of an empty region: what is between the last job of one and the first of the next.
+fn region_ns(threads: usize) -> f64 {
+    const TIMES: usize = 1000;
+    let mut pool = Pool::new(threads);
+    let mut region = |_| pool.run(3 * threads, |index, _| _ = black_box(index));
+    // Threads begin to run, and those of the session fall asleep.
+    let started = Instant::now();
+    while ms(started) < 5.0 {
+        region(0);
+    }
+    let started = Instant::now();
+    (0..TIMES).for_each(region);
+    ms(started) * 1e6 / TIMES as f64
 }
 
 /// Nanoseconds from when one thread writes a number to when it reads that another one has read it.

@@ -198,8 +198,10 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
             100.0 * limits.decode_share,
             100.0 * limits.products_share
         );
-        if let Some(ns) = limits.answer_ns {
-            out += &format!("\nthreads      {ns:>9.0} ns from asking another one to its answer");
+        if let (Some(answer), Some(region)) = (limits.answer_ns, limits.region_ns) {
+            out += &format!(
+                "\nthreads      {answer:>9.0} ns from asking another one to its answer, {region:.0} ns to share jobs of nothing"
+            );
         }
     }
     for case in answer.cases.iter().flatten() {
