@@ -4,10 +4,10 @@
 //! A region is a count of jobs. Each thread, the caller's among them, has a share of them,
 //! one after the other, and takes the first of what is left of it; who has none left takes
 //! the last of the others'. When nobody has any, the caller waits for workers that are at a
-//! job. So a worker that the system has put aside delays nothing, and a region is correct
-//! even if no worker comes. Between regions workers spin, then yield, and sleep only when no
-//! region has come for [`AWAKE`]; decoding never lets that happen. Before they spin, they ask
-//! memory for what they will read next.
+//! job. So a worker that the system has put aside delays nothing but a job that it has begun,
+//! and a region is correct even if no worker comes. Between regions workers spin, then yield,
+//! and sleep only when there was nothing for them for [`AWAKE`]; decoding never lets that
+//! happen. Before they spin, they ask memory for what they will read next.
 //!
 //! What threads tell one another has its price, a hundred nanoseconds near, six hundred where
 //! two of them have no cache in common, and a token takes a hundred and fifty regions. So a
@@ -56,7 +56,7 @@ pub struct Pool {
 struct Shared {
     /// Of each thread, the caller first.
     shares: Box<[Share]>,
-    /// Jobs that each of them has done for others, of all regions; the caller's count is not used.
+    /// Jobs that each of them has done, of all regions, its own and others'; the caller's are counted elsewhere.
     done: Box<[Done]>,
     /// Workers that sleep and must be woken.
     asleep: AtomicUsize,
@@ -172,7 +172,10 @@ impl Pool {
     /// `threads` in all, the caller's included; at most what the machine has.
     pub fn new(threads: usize) -> Self {
         let available = thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if threads == 0 { available } else { threads.min(available) };
+        Self::with(if threads == 0 { available } else { threads.min(available) })
+    }
+
+    fn with(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             shares: (0..threads).map(|_| Share::new()).collect(),
             done: (0..threads).map(|_| Done(AtomicUsize::new(0))).collect(),
@@ -215,7 +218,8 @@ impl Pool {
             (0..count).for_each(|index| job(index, 0));
             return;
         }
-        assert!(u32::try_from(count).is_ok(), "{count} jobs");
+        // Less than half a word holds: whoever finds nothing left has counted once more.
+        assert!(count < u32::MAX as usize, "{count} jobs");
         unsafe fn call<F: Fn(usize, usize), A>(data: *const (), index: usize, worker: usize) {
             // SAFETY: `data` are the closures of a region that has jobs, which outlive it.
             unsafe { ((*data.cast::<(F, A)>()).0)(index, worker) }
@@ -270,7 +274,7 @@ impl Pool {
 
 /// The jobs of `thread` among `threads`: as many for each, or one more for the first ones.
 pub(crate) fn share(count: usize, threads: usize, thread: usize) -> Range<usize> {
-    let at = |thread: usize| (count * thread).div_ceil(threads);
+    let at = |thread: usize| thread * (count / threads) + thread.min(count % threads);
     at(thread)..at(thread + 1)
 }
 
@@ -414,9 +418,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn shares_are_all_jobs_once_and_alike() {
+        for threads in 1..10 {
+            for count in 0..100 {
+                let shares: Vec<_> = (0..threads).map(|thread| share(count, threads, thread)).collect();
+                assert_eq!(shares.iter().map(Range::len).sum::<usize>(), count);
+                assert!(shares.windows(2).all(|two| two[0].end == two[1].start && two[0].len() - two[1].len() < 2));
+            }
+        }
+    }
+
+    #[test]
     fn every_job_runs_once() {
         for threads in [1, 2, 3, 8] {
-            let mut pool = Pool::new(threads);
+            let mut pool = Pool::with(threads);
             let weights = [0u8; 4096];
             // Waiting with something to do is waiting.
             let asked = [const { AtomicUsize::new(0) }; 8];
@@ -435,8 +450,8 @@ mod tests {
             }
             // The caller waits after each region; who is alone does not.
             let [caller, others @ ..] = asked.map(AtomicUsize::into_inner);
-            assert_eq!(caller, if pool.threads() > 1 { 4 } else { 0 });
-            assert!(others.iter().skip(pool.threads() - 1).all(|&times| times == 0));
+            assert_eq!(caller, if threads > 1 { 4 } else { 0 });
+            assert!(others.iter().skip(threads - 1).all(|&times| times == 0));
         }
     }
 
@@ -444,18 +459,17 @@ mod tests {
     #[test]
     fn others_are_helped() {
         const COUNT: usize = 10;
-        let mut pool = Pool::new(2);
-        if pool.threads() < 2 {
-            return;
-        }
+        let mut pool = Pool::with(2);
         for held_up in [0, 1] {
             let first = share(COUNT, 2, held_up).start;
-            let begun = AtomicUsize::new(0);
+            let (begun, since) = (AtomicUsize::new(0), Instant::now());
             let by: [AtomicUsize; COUNT] = std::array::from_fn(|_| AtomicUsize::new(usize::MAX));
             let others = || (0..COUNT).filter(|&index| index != first);
             let done = |index: usize| by[index].load(SeqCst) != usize::MAX;
             let wait = |until: &dyn Fn() -> bool| {
                 while !until() {
+                    // Long enough for a busy machine.
+                    assert!(since.elapsed() < Duration::from_secs(300), "nobody helps");
                     thread::yield_now();
                 }
             };
@@ -480,9 +494,10 @@ mod tests {
         struct Cells(*mut usize);
         // SAFETY: each job has a place of its own.
         unsafe impl Sync for Cells {}
-        let mut pool = Pool::new(4);
+        // More threads than cores, too: one may be put aside anywhere.
+        let mut pool = Pool::with(4);
         let (mut values, mut expected) = ([0usize; 7], [0; 7]);
-        for round in 0..20_000 {
+        for round in 0..5_000 {
             let count = 1 + round % values.len();
             let cells = Cells(values.as_mut_ptr());
             let cells = &cells;
@@ -495,7 +510,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_survives() {
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::with(2);
         for round in 0..20 {
             let caught = catch_unwind(AssertUnwindSafe(|| {
                 pool.run(8, |index, _| assert!(index != round % 8, "job {index}"));
@@ -515,7 +530,7 @@ mod tests {
 
     #[test]
     fn sleeping_workers_wake_or_are_not_needed() {
-        let mut pool = Pool::new(2);
+        let mut pool = Pool::with(2);
         for _ in 0..3 {
             thread::sleep(AWAKE * 2);
             let done = AtomicUsize::new(0);

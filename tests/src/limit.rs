@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 /// What a program said, which is killed after `limit` together with all that it started in its
-/// own group, and has failed then. It has nothing to read.
+/// own group, and has failed then. It has nothing to read. In a group of its own it also goes on when the test itself is killed.
 ///
 /// # Errors
 ///
@@ -18,21 +18,23 @@ pub fn output_within(command: &mut Command, limit: Duration) -> io::Result<Outpu
     std::os::unix::process::CommandExt::process_group(command, 0);
     let mut child = command.spawn()?;
     let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
+    let (killed, status) = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break (false, status),
+            Ok(None) if begun.elapsed() <= limit => std::thread::sleep(Duration::from_millis(10)),
+            _ => {
+                kill(&mut child);
+                break (true, child.wait()?);
+            }
         }
-        if begun.elapsed() > limit {
-            io::Write::write_all(&mut err, format!("\nkilled after {limit:?}\n").as_bytes())?;
-            kill(&mut child);
-            break child.wait()?;
-        }
-        std::thread::sleep(Duration::from_millis(10));
     };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     for (file, bytes) in [(&mut out, &mut stdout), (&mut err, &mut stderr)] {
         file.rewind()?;
         file.read_to_end(bytes)?;
+    }
+    if killed {
+        stderr.extend(format!("\nkilled after {limit:?}\n").bytes());
     }
     Ok(Output { status, stdout, stderr })
 }
@@ -76,9 +78,9 @@ mod tests {
         // To the end, which comes when nobody has it open for writing.
         std::thread::spawn(move || ended.send(std::fs::read(reader).unwrap()));
         let script = format!("(echo begun; exec sleep 1000) >{} & wait", fifo.display());
-        let output = output_within(Command::new("sh").args(["-c", &script]), Duration::from_secs(1)).unwrap();
+        let output = output_within(Command::new("sh").args(["-c", &script]), Duration::from_secs(5)).unwrap();
         assert!(!output.status.success());
         assert_eq!(end.recv_timeout(Duration::from_secs(300)).expect("the child is dead too"), b"begun\n");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("killed after 1s"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("killed after 5s"), "{output:?}");
     }
 }

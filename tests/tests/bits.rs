@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use critic::grammar::TokenSet;
+use critic::kernels::attention::{PAGE_TOKENS, SEGMENT_PAGES};
 use critic::quant::Format;
 use critic::tokenizer::Special;
 use critic::transformer::{Engine, Logits, Run};
 use critic::{BatchPrompt, Bytes, GenerateOptions, Kernel, Model, Precision, Sampling, Session, SessionOptions};
 use critic_import::Quant;
 use critic_tests::adapters::adapted;
-use critic_tests::{ARCHITECTURES, data, small, smollm2};
+use critic_tests::{ARCHITECTURES, data, small, small_with_context, smollm2};
 
 /// A pass over `runs` of (sequence, tokens): the bits of all logits, run by run.
 fn evaluate(model: &Model, engine: &mut Engine, runs: &mut [Run]) -> Vec<Vec<u32>> {
@@ -163,6 +164,45 @@ fn real_model() {
         assert!(in_chunks(&model, &tokens, 512, kernel, threads) == expected, "{threads} threads");
     }
     assert!(beside_another(&model, &tokens[..200], kernel)[..] == expected[..200 * model.config().vocab_size]);
+}
+
+/// Where few queries meet a long context, its segments are jobs of their own, each of which stores the keys and values of its own
+/// positions: chunks of one to three tokens over the end of the first segment, beside another sequence, in both precisions.
+#[test]
+fn few_tokens_over_the_end_of_a_segment() {
+    const LONG: usize = SEGMENT_PAGES * PAGE_TOKENS;
+    for name in ["qwen2-bias", "mistral-window", "llama-gqa-tied"] {
+        let model = small_with_context(name, Quant::Q8, 1024);
+        let tokens = text_tokens(&model, LONG + 12);
+        assert_eq!(tokens.len(), LONG + 12, "the text is long enough");
+        for precision in [Precision::Fast, Precision::Exact] {
+            let mut engine = Engine::new(model.config(), Kernel::best(), 2, precision).expect("memory");
+            let mut whole = engine.sequence();
+            let run = Run { sequence: &mut whole, tokens: &tokens, logits: Logits::All, adapted: false };
+            let expected = evaluate(&model, &mut engine, &mut [run]).remove(0);
+            let expected = &expected[(LONG - 8) * model.config().vocab_size..];
+            for (chunk, threads) in [(1, 1), (1, 2), (2, 2), (3, 2)] {
+                let mut engine = Engine::new(model.config(), Kernel::best(), threads, precision).expect("memory");
+                let mut sequences = [engine.sequence(), engine.sequence()];
+                for (sequence, length) in sequences.iter_mut().zip([LONG - 8, LONG - 13]) {
+                    let run = Run { sequence, tokens: &tokens[..length], logits: Logits::None, adapted: false };
+                    evaluate(&model, &mut engine, &mut [run]);
+                }
+                let [one, other] = &mut sequences;
+                let mut bits = Vec::new();
+                for (index, piece) in tokens[LONG - 8..].chunks(chunk).enumerate() {
+                    let next = LONG - 13 + index;
+                    let beside = &tokens[next..next + 1];
+                    let mut runs = [
+                        Run { sequence: &mut *other, tokens: beside, logits: Logits::Last, adapted: false },
+                        Run { sequence: &mut *one, tokens: piece, logits: Logits::All, adapted: false },
+                    ];
+                    bits.extend(evaluate(&model, &mut engine, &mut runs).remove(1));
+                }
+                assert!(bits == expected, "{name} {precision:?} chunks of {chunk}, {threads} threads");
+            }
+        }
+    }
 }
 
 #[test]

@@ -70,7 +70,8 @@ test('the client half against the real server', { timeout: 300_000 }, async (con
   assert.equal(last.diagnostics.length, critique.findings.length);
   assert.ok(progress.includes('begin') && progress.includes('end'));
 
-  // Seconds of work, so that it is not done when the server hears that it was not wanted. What is alike is read once.
+  // Seconds of work, so that it is not done when the server hears that it was not wanted. The numbers are there because
+  // parts that are alike are critiqued once.
   const long = Array.from({ length: 2000 }, (_, n) => `${n} ${TEXT}`).join('');
   await connection.sendNotification('textDocument/didOpen', {
     textDocument: { uri: LONG, languageId: 'markdown', version: 1, text: long },

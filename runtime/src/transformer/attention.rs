@@ -40,22 +40,24 @@ pub(super) struct Heads<'a> {
     pub(super) turns: &'a (Vec<f32>, Vec<f32>),
     /// Who attends with what.
     pub(super) jobs: &'a [AttentionJob],
+    /// See [`stored_late`].
+    pub(super) late: bool,
+}
+
+/// Whether attention stores keys and values: where few queries make one job of each head. What a job has to get of them from the
+/// thread that computed them are a few lines of memory; once they are stored it would be as many as a key has numbers, or
+/// half of that, since these lie apart.
+pub(super) fn stored_late(jobs: &[AttentionJob]) -> bool {
+    jobs.iter().all(|job| job.first == 0)
 }
 
 impl Heads<'_> {
-    /// Whether attention stores keys and values: where few queries make one job of each head. What a job has to get of them
-    /// from the thread that computed them are a few lines of memory; once they are stored it would be as many as a key has
-    /// numbers, or half of that, since these lie apart.
-    fn are_stored_late(&self) -> bool {
-        self.jobs.iter().all(|job| job.first == 0)
-    }
-
     /// Asks memory for what a worker's share of attention has to do with: the page that it stores to.
     pub(super) fn prefetch<E: Element>(&self, worker: usize, threads: usize) {
-        if !self.are_stored_late() {
-            return;
-        }
-        for job in &self.jobs[share(self.jobs.len(), threads, worker)] {
+        /// More pages at once would push out what the product reads.
+        const PAGES: usize = 4;
+        let own = &self.jobs[share(self.jobs.len(), threads, worker)];
+        for job in own.iter().take(PAGES).filter(|_| self.late) {
             let newest = self.tokens[job.start + (job.count - 1) / (self.config.heads / self.config.kv_heads)].position;
             let part = self.runs[job.run].sequence.part::<E>(newest / PAGE_TOKENS, self.index, job.head);
             part.prefetch(newest % PAGE_TOKENS, self.config.head_dim);
@@ -74,8 +76,7 @@ impl Heads<'_> {
     /// `qkv` has rows of all heads for the tokens, whose positions are reserved and not yet committed; the heads named are
     /// there, and this job's alone.
     pub(super) unsafe fn place(&self, qkv: Output, heads: Range<usize>) {
-        let &Self { kernel, config, layer, index, tokens, runs, turns: (cos, sin), .. } = self;
-        let late = self.are_stored_late();
+        let &Self { kernel, config, layer, index, tokens, runs, turns: (cos, sin), late, .. } = self;
         assert!(qkv.tokens == tokens.len() && heads.end <= Self::count(config));
         let (dim, [q, k, v]) = (config.head_dim, &layer.qkv);
         for head in heads {
@@ -117,7 +118,7 @@ impl Engine {
     /// `codes` if wanted so. Then comes `next`.
     pub(super) fn attend<E: Element>(
         &mut self,
-        all_heads @ &Heads { config, index: layer, tokens, runs, jobs, .. }: &Heads,
+        &Heads { config, index: layer, tokens, runs, jobs, late, .. }: &Heads,
         qkv: &[f32],
         wanted: Wanted,
         next: Products,
@@ -126,7 +127,6 @@ impl Engine {
     {
         let (heads, kv_heads, dim) = (config.heads, config.kv_heads, config.head_dim);
         let (group, width, window) = (heads / kv_heads, (heads + 2 * kv_heads) * dim, config.window(layer));
-        let late = all_heads.are_stored_late();
         let segment_tokens = PAGE_TOKENS * SEGMENT_PAGES;
         // Segments that queries of a job see.
         let segments = |job: &AttentionJob| {
@@ -154,14 +154,13 @@ impl Engine {
             let queries: [_; QUERIES] = std::array::from_fn(|i| query(i.min(job.count - 1)));
             let newest = queries[job.count - 1].1;
             // The job's tokens whose positions are in the segment, which no other job sees.
-            for token in (job.start..job.start + job.count / group).filter(|_| late) {
-                let position = tokens[token].position;
+            let own = |token: &usize| late && tokens[*token].position / segment_tokens == segment;
+            for token in (job.start..job.start + job.count / group).filter(own) {
                 for (kept, first) in [(Kept::Key, heads), (Kept::Value, heads + kv_heads)] {
-                    if position / segment_tokens == segment {
-                        let x = &qkv[token * width + (first + job.head) * dim..][..dim];
-                        // SAFETY: the position is reserved, and this head's part of it this job's.
-                        unsafe { runs[job.run].sequence.write(kernel, position, (layer, job.head), kept, x) };
-                    }
+                    let x = &qkv[token * width + (first + job.head) * dim..][..dim];
+                    let (sequence, position) = (&runs[job.run].sequence, tokens[token].position);
+                    // SAFETY: the position is reserved, and this head's part of it this job's.
+                    unsafe { sequence.write(kernel, position, (layer, job.head), kept, x) };
                 }
             }
             pages.clear();

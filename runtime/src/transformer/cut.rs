@@ -34,10 +34,12 @@ impl Cut {
         self.each * thread
     }
 
-    /// The job after this one, if the same thread has it.
-    pub(super) fn after(&self, job: usize) -> Option<usize> {
-        let next = job + 1;
-        (!next.is_multiple_of(self.each)).then_some(next)
+    /// The job that `thread` likely does after this one: the next of its own share, or of another's, which it helps with from the
+    /// end, the one before. `None` at the end of a share.
+    pub(super) fn after(&self, job: usize, thread: usize) -> Option<usize> {
+        let share = self.first_of(job / self.each)..self.first_of(job / self.each + 1);
+        let next = if share.start == self.first_of(thread) { Some(job + 1) } else { job.checked_sub(1) };
+        next.filter(|next| share.contains(next))
     }
 
     pub(super) fn parts_of(&self, job: usize) -> Range<usize> {
@@ -53,6 +55,7 @@ impl Cut {
 #[cfg(test)]
 mod tests {
     use super::Cut;
+    use crate::pool::share;
 
     #[test]
     fn jobs_are_all_parts_once_and_end_small() {
@@ -60,21 +63,30 @@ mod tests {
             for parts in (0..300).chain([3072]) {
                 let cut = Cut::new(parts, threads);
                 let mut end = 0;
+                // As the pool has it.
+                for thread in 0..threads {
+                    let own = share(cut.jobs(), threads, thread);
+                    assert!(own.is_empty() || own.start == cut.first_of(thread), "{parts} parts, {threads} threads");
+                }
                 for job in 0..cut.jobs() {
                     let range = cut.parts_of(job);
                     assert_eq!(range.start, end, "{parts} parts, {threads} threads");
                     assert!(parts == 0 || !range.is_empty(), "{parts} parts, {threads} threads");
                     end = range.end;
-                    match cut.after(job) {
+                    let thread = job / cut.each;
+                    let (own, last) = (cut.first_of(thread), cut.first_of(thread + 1) - 1);
+                    match cut.after(job, thread) {
                         // A quarter is left for what comes after it.
                         Some(next) => {
-                            let last = cut.first_of(job / cut.each + 1) - 1;
                             let rest = cut.parts_of(next).start..cut.parts_of(last).end;
-                            assert!(rest.len() <= (range.len() + rest.len()) / 4);
+                            assert_eq!(rest.len(), (range.len() + rest.len()) / 4);
                         }
                         // Four of a thread's parts are two jobs, and a thread has one more than another at most.
                         None => assert!(threads == 1 || range.len() <= 4, "{parts} parts, {threads} threads"),
                     }
+                    assert_eq!(cut.after(job, thread + 1), (job > own).then(|| job - 1));
+                    let all = cut.parts_of(own).start..cut.parts_of(last).end;
+                    assert!((parts / cut.threads..=parts.div_ceil(cut.threads)).contains(&all.len()));
                 }
                 assert_eq!(end, parts);
             }

@@ -17,7 +17,7 @@ mod cut;
 mod head;
 mod product;
 
-use attention::{AttentionJob, Heads, list_jobs};
+use attention::{AttentionJob, Heads, list_jobs, stored_late};
 use codes::{Codes, Wanted, input};
 use cut::Cut;
 use head::LOGIT_ROWS;
@@ -167,7 +167,7 @@ struct Step<'a> {
 }
 
 /// What a job has computed.
-struct Done {
+struct Computed {
     /// All of the output.
     output: Output,
     /// The tiles of it that are the job's own.
@@ -423,14 +423,15 @@ impl Engine {
         let rows = Rows { rows: &h[..n * hidden], columns: hidden, codes: &codes };
         let (turns, jobs) = (std::mem::take(&mut self.scratch.turns), std::mem::take(&mut self.scratch.jobs));
         let (kernel, turns_of) = (self.kernel, &turns[config.rope_index(index)]);
-        let heads = Heads { kernel, config, layer, index, tokens, runs, turns: turns_of, jobs: &jobs };
+        let late = stored_late(&jobs);
+        let heads = Heads { kernel, config, layer, index, tokens, runs, turns: turns_of, jobs: &jobs, late };
         let output = self.products([&layer.o], 1, n);
         let unit = config.head_dim / TILE;
         let (threads, precision) = (self.pool.threads(), self.precision);
-        let place = |Done { output, tiles, first_of }: Done| {
-            match first_of {
-                Some(worker) if precision != Precision::Exact => heads.prefetch::<u16>(worker, threads),
-                _ => {}
+        let place = |Computed { output, tiles, first_of }: Computed| {
+            // The exact path is not for speed.
+            if let Some(worker) = first_of.filter(|_| precision != Precision::Exact) {
+                heads.prefetch::<u16>(worker, threads);
             }
             // SAFETY: this job has just computed these tiles, which are whole heads; `batch` reserved the positions.
             unsafe { heads.place(output, tiles.start / unit..tiles.end / unit) };
@@ -690,7 +691,7 @@ impl Engine {
         Rows { rows, columns, codes }: Rows,
         out: &mut [f32],
         store: Store,
-        then: impl Fn(Done) + Sync,
+        then: impl Fn(Computed) + Sync,
     ) {
         self.reduce(linears.iter().map(|linear| linear.pair), rows, columns);
         let tokens = rows.len() / columns;
@@ -729,7 +730,7 @@ impl Engine {
                 first = end;
             }
             let first_of = (job == cut.first_of(worker)).then_some(worker);
-            then(Done { output: base, tiles: start..to, first_of });
+            then(Computed { output: base, tiles: start..to, first_of });
         };
         self.pool.run_then(cut.jobs(), job, |worker| next.first_read_by(worker));
     }

@@ -65,10 +65,10 @@ impl<'a> Products<'a> {
         self.first_read_of(self.cut().first_of(worker))
     }
 
-    /// What a thread likely reads after a job: the weights of its next one or, where that was its last one, those that it reads
+    /// What a thread likely reads after a job: the weights of its next one or, where that was the last one, those that it reads
     /// first of `next`.
     pub(super) fn after(&self, job: usize, worker: usize, next: &Products) -> Lines {
-        match self.cut().after(job) {
+        match self.cut().after(job, worker) {
             Some(job) => self.first_read_of(job),
             None => next.first_read_by(worker),
         }

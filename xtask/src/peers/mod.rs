@@ -208,7 +208,7 @@ fn speed(sides: &Sides) -> Result<String, String> {
     if !answers.is_empty() {
         out += &format!(
             "In the rounds, a thread answered another one in {} ns, and decoding reached {reached} % of what reading allows. \
-             Sharing out jobs of nothing took {} ns; for a token jobs are shared out 151 times, five a layer and once.\n\n",
+             Sharing out jobs took {} ns; for a token that is done 151 times, five a layer and once.\n\n",
             list(&answers),
             list(&regions)
         );

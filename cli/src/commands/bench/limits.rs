@@ -1,11 +1,11 @@
 //! What the memory of this machine allows, and how much of it decoding reaches.
 
-use std::hint::black_box;
+use std::hint::{self, black_box};
 use std::sync::Barrier;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use critic::kernels::activations::ActivationBlock;
 use critic::kernels::matmul::{FirstRead, Input, MatMul, Output, Store};
@@ -38,8 +38,8 @@ pub struct Limits {
     /// Nanoseconds in which one thread answers another, where there are two, any two: what one writes and another reads takes
     /// half of it. It is several times as long where two cores have no cache in common, and a virtual machine does not choose.
     pub answer_ns: Option<f64>,
-    /// Nanoseconds of a region (see [`critic::pool`]) of three jobs for each thread, in which nothing is to be done. Decoding a
-    /// token takes five a layer and one.
+    /// Nanoseconds that a region (see [`critic::pool`]) of three short jobs for each thread takes longer than one thread's three.
+    /// Decoding a token takes five regions a layer and one.
     pub region_ns: Option<f64>,
 }
 
@@ -90,19 +90,29 @@ pub fn measure(session: &mut Session, repeat: u32) -> Result<Limits, Failure> {
     })
 }
 
-/// Nanoseconds of an empty region: what is between the last job of one and the first of the next.
+/// Nanoseconds that sharing out jobs takes: see [`Limits::region_ns`].
 fn region_ns(threads: usize) -> f64 {
-    const TIMES: usize = 1000;
+    const TIMES: u32 = 1000;
+    const JOBS: usize = 3;
+    let job = || {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_nanos(500) {
+            hint::spin_loop();
+        }
+    };
     let mut pool = Pool::new(threads);
-    let mut region = |_| pool.run(3 * threads, |index, _| _ = black_box(index));
+    let mut region = || pool.run(JOBS * threads, |_, _| job());
     // Threads begin to run, and those of the session fall asleep.
     let started = Instant::now();
     while ms(started) < 5.0 {
-        region(0);
+        region();
     }
-    let started = Instant::now();
-    (0..TIMES).for_each(region);
-    ms(started) * 1e6 / TIMES as f64
+    let time = |work: &mut dyn FnMut()| {
+        let started = Instant::now();
+        (0..TIMES).for_each(|_| work());
+        ms(started) * 1e6 / f64::from(TIMES)
+    };
+    time(&mut region) - time(&mut || (0..JOBS).for_each(|_| job()))
 }
 
 /// Nanoseconds from when one thread writes a number to when it reads that another one has read it.
@@ -117,7 +127,7 @@ fn answer_ns() -> f64 {
         while number.0.load(Acquire) != value {
             looks += 1;
             // Where the other thread waits for this one's core.
-            if looks.is_multiple_of(10_000) { thread::yield_now() } else { std::hint::spin_loop() }
+            if looks.is_multiple_of(10_000) { thread::yield_now() } else { hint::spin_loop() }
         }
     };
     thread::scope(|scope| {

@@ -200,7 +200,7 @@ fn text(answer: &Answer, args: &BenchArgs) -> String {
         );
         if let (Some(answer), Some(region)) = (limits.answer_ns, limits.region_ns) {
             out += &format!(
-                "\nthreads      {answer:>9.0} ns from asking another one to its answer, {region:.0} ns to share jobs of nothing"
+                "\nthreads      {answer:>9.0} ns from asking another one to its answer, {region:.0} ns to share out jobs"
             );
         }
     }
